@@ -1,0 +1,239 @@
+//! The one error type, and the short list of kinds a caller acts on.
+//!
+//! Three borders translate a [`Kind`] once each: the C ABI to an `HRESULT`
+//! ([`Kind::hresult`]), the command to an exit code, a service to a status. A
+//! new trouble gets a new sentence, not a new kind, unless one of the three
+//! borders must tell it apart.
+
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// A result whose error is the library's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What class of trouble an [`Error`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Something that should not happen: a bug here or a surprise of the system.
+    Unexpected,
+    /// The device or the operating system failed a read, write or flush.
+    Io,
+    /// A value the caller passed makes no sense.
+    InvalidArgument,
+    /// The bytes are not a sound image, or not one at all.
+    InvalidImage,
+    /// A sound image of a type the operation does not apply to.
+    WrongImageType,
+    /// There is no such file.
+    NotFound,
+    /// There is no such folder.
+    PathNotFound,
+    /// The operating system does not let this user do it.
+    AccessDenied,
+    /// The file, or the medium it lies on, is read-only.
+    ReadOnly,
+    /// The host has no room left (`ENOSPC`, `EDQUOT`, `EFBIG`).
+    DiskFull,
+    /// A differencing image's parent cannot be found.
+    ParentNotFound,
+    /// A differencing image's parent is not the one it was made from.
+    ParentMismatch,
+    /// The host object is shutting down and takes no new operations.
+    ShuttingDown,
+    /// Another process, a loop device or a virtual machine has the file.
+    InUse,
+}
+
+impl Kind {
+    /// The result code of the Virtual Server API for this kind.
+    ///
+    /// Source: the Virtual Server 2005 and Windows Virtual PC references,
+    /// return values of `IVMHardDisk::Compact` and its neighbours.
+    #[must_use]
+    pub fn hresult(self) -> u32 {
+        match self {
+            Kind::Unexpected | Kind::Io => 0x8002_0009, // DISP_E_EXCEPTION
+            Kind::InvalidArgument => 0x8007_0057,       // E_INVALIDARG
+            Kind::InvalidImage => 0xA004_0682,          // VM_E_INVALID_HD_FILE
+            Kind::WrongImageType => 0xA004_067B,        // VM_E_WRONG_HD_IMAGE_TYPE
+            Kind::NotFound => 0x8007_0002,              // E_FILE_NOT_FOUND
+            Kind::PathNotFound => 0x8007_0003,          // E_PATH_NOT_FOUND
+            Kind::AccessDenied => 0x8007_0005,          // E_ACCESSDENIED
+            Kind::ReadOnly => 0xA004_067A,              // VM_E_FILE_READ_ONLY
+            Kind::DiskFull => 0x8007_0070,              // E_DISK_FULL
+            Kind::ParentNotFound => 0xA004_0677,        // VM_E_PARENT_PATH_NOT_FOUND
+            Kind::ParentMismatch => 0xA004_0685,        // VM_E_PARENT_CHILD_ID_MISMATCH
+            Kind::ShuttingDown => 0xA004_0209,          // VM_E_APP_SHUTTING_DOWN
+            Kind::InUse => 0x8007_0020,                 // E_SHARING_VIOLATION
+        }
+    }
+}
+
+/// What went wrong, where, and in which file.
+///
+/// `Display` gives one sentence without its source; walk
+/// [`source`](StdError::source) for the cause beneath.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    what: Cow<'static, str>,
+    offset: Option<u64>,
+    path: Option<PathBuf>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind`; `what` says what was found and, where it helps, what
+    /// to do.
+    pub fn new(kind: Kind, what: impl Into<Cow<'static, str>>) -> Self {
+        Error(Box::new(Inner {
+            kind,
+            what: what.into(),
+            offset: None,
+            path: None,
+            source: None,
+        }))
+    }
+
+    /// [`Kind::InvalidImage`]: the bytes break a rule of their format.
+    pub fn invalid(what: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::InvalidImage, what)
+    }
+
+    /// An operating system error met while doing `what`, with the kind its code
+    /// stands for.
+    pub fn io(what: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
+        Self::new(kind_of(&source), what).with_source(source)
+    }
+
+    /// The same error at a byte offset.
+    #[must_use]
+    pub fn at(mut self, offset: u64) -> Self {
+        self.0.offset = Some(offset);
+        self
+    }
+
+    /// The same error in a named file.
+    #[must_use]
+    pub fn in_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.0.path = Some(path.into());
+        self
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Box::new(source));
+        self
+    }
+
+    /// The class of trouble.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// The sentence without offset, file and cause.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.0.what
+    }
+
+    /// The byte offset it was found at, in the file or, for structures of the
+    /// guest, in the volume or disk the sentence names.
+    #[must_use]
+    pub fn offset(&self) -> Option<u64> {
+        self.0.offset
+    }
+
+    /// The file it was found in.
+    #[must_use]
+    pub fn path(&self) -> Option<&std::path::Path> {
+        self.0.path.as_deref()
+    }
+
+    /// The whole chain in one line, causes after colons.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = self.source();
+        while let Some(cause) = next {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        text
+    }
+}
+
+/// The kind an operating system error stands for.
+fn kind_of(error: &io::Error) -> Kind {
+    match error.kind() {
+        io::ErrorKind::StorageFull
+        | io::ErrorKind::QuotaExceeded
+        | io::ErrorKind::FileTooLarge => Kind::DiskFull,
+        io::ErrorKind::NotFound => Kind::NotFound,
+        io::ErrorKind::NotADirectory => Kind::PathNotFound,
+        io::ErrorKind::PermissionDenied => Kind::AccessDenied,
+        io::ErrorKind::ReadOnlyFilesystem => Kind::ReadOnly,
+        io::ErrorKind::WouldBlock
+        | io::ErrorKind::ResourceBusy
+        | io::ErrorKind::ExecutableFileBusy => Kind::InUse,
+        _ => Kind::Io,
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.0.path {
+            write!(f, "{}: ", path.display())?;
+        }
+        f.write_str(&self.0.what)?;
+        if let Some(offset) = self.0.offset {
+            write!(f, " (at byte {offset:#x})")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.0.kind, self.chain())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|s| s as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn display_names_file_and_offset_and_chain_adds_the_cause() {
+        let cause = io::Error::other("the disk went away");
+        let error = Error::io("cannot read the footer", cause).at(0x600).in_file("a.vhd");
+        assert_eq!(error.to_string(), "a.vhd: cannot read the footer (at byte 0x600)");
+        assert!(error.chain().ends_with(": the disk went away"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn full_disks_are_disk_full() {
+        // ENOSPC, EFBIG, EDQUOT on Linux.
+        for code in [28, 27, 122] {
+            let error = Error::io("x", io::Error::from_raw_os_error(code));
+            assert_eq!(error.kind(), Kind::DiskFull, "errno {code}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Where bytes lie: positional reads and writes, flushes, and the host file.
+//!
+//! Everything above reads through [`ReadAt`] and changes a file through
+//! [`Storage`]; there is no file cursor anywhere. [`HostFile`] is the real
+//! thing, [`Meter`] counts what passes through, and tests bring their own
+//! storages that lose power or fail on request.
+
+mod host;
+mod meter;
+// The platform layer: the only code of the library that talks to the operating
+// system directly, and so the only place where `unsafe` is allowed.
+#[cfg(unix)]
+#[allow(unsafe_code, reason = "system calls that std does not wrap")]
+#[path = "storage/unix.rs"]
+mod platform;
+#[cfg(windows)]
+#[allow(unsafe_code, reason = "system calls that std does not wrap")]
+#[path = "storage/windows.rs"]
+mod platform;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use zerocopy::{FromBytes, IntoBytes};
+
+pub use self::host::{Exclusion, HostFile};
+pub use self::meter::{IoCounts, Meter};
+use crate::error::{Error, Kind, Result};
+
+/// Bytes that can be read by offset: a file, a guest's disk, a volume in it.
+#[expect(clippy::len_without_is_empty, reason = "a disk is never asked if it is empty")]
+pub trait ReadAt: Send + Sync {
+    /// How many bytes there are.
+    fn len(&self) -> u64;
+
+    /// Fills `buf` with the bytes from `offset` on, or fails; a read that passes
+    /// the end is [`Kind::InvalidImage`], for only a wrong offset in an image
+    /// leads there.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// The first range at or after `offset` that may hold anything but zeros, or
+    /// `None` if all the rest is known to be zeros.
+    ///
+    /// What lies before the range reads as zeros and need not be read. Where
+    /// nothing is known, this is everything from `offset` to the end.
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        Ok(Some(offset..self.len()).filter(|range| range.start < range.end))
+    }
+}
+
+/// A file that can be changed in place.
+///
+/// Writes may reach the medium in any order, torn and in part, until
+/// [`flush`](Storage::flush) returns; that is all a caller may assume.
+pub trait Storage: ReadAt {
+    /// Writes all of `data` at `offset`; the file grows when that passes its end.
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Returns once everything written, and the file's length, is durable.
+    fn flush(&self) -> Result<()>;
+
+    /// Cuts the file, or extends it with zeros, to `len` bytes.
+    fn set_len(&self, len: u64) -> Result<()>;
+
+    /// Copies `len` bytes from `from` to `to`; the two do not overlap. As with
+    /// a write, the copy is durable after the next flush only.
+    fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied>;
+
+    /// Fails with [`Kind::InUse`] if somebody has opened the file for writing
+    /// since it was opened here and is waiting for it.
+    fn still_exclusive(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How a [`Storage::copy_within`] was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Bytes that the host's file system now shares between both places; the
+    /// rest was written.
+    pub cloned: u64,
+}
+
+/// Reads one on-disk structure.
+pub fn read_struct<T: FromBytes + IntoBytes>(
+    from: &dyn ReadAt,
+    offset: u64,
+) -> Result<T> {
+    let mut value = T::new_zeroed();
+    from.read_at(offset, value.as_mut_bytes())?;
+    Ok(value)
+}
+
+/// The error of a read past the end of what is there.
+pub(crate) fn past_the_end(offset: u64, len: usize, end: u64) -> Error {
+    Error::new(
+        Kind::InvalidImage,
+        format!("a structure of {len} bytes lies beyond the end ({end} bytes)"),
+    )
+    .at(offset)
+}
+
+/// A window on other bytes: a volume in a disk, say.
+pub struct Section<'a> {
+    whole: &'a dyn ReadAt,
+    start: u64,
+    len: u64,
+}
+
+impl<'a> Section<'a> {
+    /// The bytes `range` of `whole`, clipped to what `whole` has.
+    #[must_use]
+    pub fn new(whole: &'a dyn ReadAt, range: Range<u64>) -> Self {
+        let end = range.end.min(whole.len());
+        Section { whole, start: range.start, len: end.saturating_sub(range.start) }
+    }
+}
+
+impl ReadAt for Section<'_> {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        match offset.checked_add(buf.len() as u64) {
+            Some(end) if end <= self.len => self.whole.read_at(self.start + offset, buf),
+            _ => Err(past_the_end(offset, buf.len(), self.len)),
+        }
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        if offset >= self.len {
+            return Ok(None);
+        }
+        let found = self.whole.next_data(self.start + offset)?;
+        Ok(found
+            .map(|r| {
+                r.start.max(self.start) - self.start..(r.end - self.start).min(self.len)
+            })
+            .filter(|r| r.start < r.end))
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn len(&self) -> u64 {
+        Vec::len(self) as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let found = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.get(start..start.checked_add(buf.len())?))
+            .ok_or_else(|| past_the_end(offset, buf.len(), ReadAt::len(self)))?;
+        buf.copy_from_slice(found);
+        Ok(())
+    }
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        (**self).read_at(offset, buf)
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        (**self).next_data(offset)
+    }
+}
+
+impl<T: Storage + ?Sized> Storage for Arc<T> {
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        (**self).write_at(offset, data)
+    }
+
+    fn flush(&self) -> Result<()> {
+        (**self).flush()
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        (**self).set_len(len)
+    }
+
+    fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied> {
+        (**self).copy_within(from, to, len)
+    }
+
+    fn still_exclusive(&self) -> Result<()> {
+        (**self).still_exclusive()
+    }
+}

@@ -1,0 +1,128 @@
+//! What the tests share: tools that may be missing, scratch folders, bytes.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Says by name that a test is skipped; on CI (`SLIMDISK_NO_SKIP=1`) that is a
+/// failure instead.
+pub fn skip(test: &str, missing: &str) {
+    assert!(
+        std::env::var_os("SLIMDISK_NO_SKIP").is_none(),
+        "{test}: {missing} is missing, and nothing may be missing here"
+    );
+    eprintln!("SKIPPED {test}: {missing} is missing");
+}
+
+/// Whether all of `tools` are installed; says so under the name `test` if not.
+///
+/// Use as `if !have(test, &["mke2fs"]) { return; }`.
+pub fn have(test: &str, tools: &[&str]) -> bool {
+    for tool in tools {
+        if !on_path(tool) {
+            skip(test, tool);
+            return false;
+        }
+    }
+    true
+}
+
+fn on_path(tool: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain(["/usr/sbin", "/sbin"])
+        .any(|dir| Path::new(dir).join(tool).is_file())
+}
+
+/// Runs a shell script with `set -eu`; panics with its output if it fails.
+pub fn sh(script: &str) -> String {
+    let output = sh_output(script);
+    assert!(
+        output.status.success(),
+        "script failed ({}):\n{script}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a shell script and gives what it did, whatever that was.
+pub fn sh_output(script: &str) -> Output {
+    let path = std::env::var("PATH").unwrap_or_default();
+    Command::new("bash")
+        .args(["-euo", "pipefail", "-c", script])
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .env("LC_ALL", "C")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// A folder of its own for one test, removed with it.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new(test: &str) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("{test}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        Scratch(dir)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// The folder of sample images made by other programs, if it is there.
+pub fn samples() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let dir = std::env::var_os("SLIMDISK_SAMPLES")
+        .map_or_else(|| root.join("../shared/samples"), PathBuf::from);
+    dir.is_dir().then_some(dir)
+}
+
+/// Reproducible bytes that do not compress and are nowhere all zero.
+pub struct Noise(u64);
+
+impl Noise {
+    pub fn new(seed: u64) -> Self {
+        Noise(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        // xorshift64*
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 11) % n
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
+            bytes.extend_from_slice(&(self.next() | 0x0101_0101_0101_0101).to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+}
