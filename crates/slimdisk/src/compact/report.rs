@@ -1,0 +1,216 @@
+//! What a plan or a run has to tell: the object that `--json` prints.
+
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::image::ImageType;
+use crate::storage::IoCounts;
+
+/// How far a compaction goes to find blocks to give up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Free maps of trusted volumes; zeros are looked for only where no trusted
+    /// map speaks.
+    #[default]
+    Quick,
+    /// Also looks for zeros in live blocks, which reads all of them.
+    Full,
+    /// Zeros alone; no file system is read.
+    Prezeroed,
+}
+
+/// How a compaction, or the planning of one, ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The image is smaller than before.
+    Compacted,
+    /// There was nothing to win.
+    NothingToDo,
+    /// Nothing was written: this is what a run would do.
+    Planned,
+    /// Stopped on request at a sound point; running again continues.
+    Cancelled,
+    /// It failed; the image is sound.
+    Failed,
+}
+
+/// Counts of blocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct BlockCounts {
+    /// Blocks the disk is divided into.
+    pub total: u64,
+    /// Blocks that had a place in the file.
+    pub allocated_before: u64,
+    /// Blocks that have a place in the file afterwards.
+    pub allocated_after: u64,
+    /// Given up because trusted volumes call all of it free (or free and zero).
+    pub released_free: u64,
+    /// Given up because all of it is zero.
+    pub released_zero: u64,
+    /// Given up because the parent shows the same.
+    pub released_parent: u64,
+    /// Moved to another place.
+    pub moved: u64,
+}
+
+/// Whether a volume's free map is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeState {
+    /// Its free map is current and proven.
+    Trusted,
+    /// A known file system whose map is not believed, for a stated reason.
+    Untrusted,
+    /// No file system whose free map can be read.
+    Unknown,
+}
+
+/// One volume of the guest's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct VolumeReport {
+    /// The partition's number, or `None` for a volume on the bare disk.
+    pub partition: Option<u32>,
+    /// Its offset on the guest's disk in bytes.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// The file system or container in it, if one was recognised.
+    pub filesystem: Option<String>,
+    /// Its label.
+    pub label: Option<String>,
+    /// Whether its free map is believed.
+    pub state: VolumeState,
+    /// Why not, in one sentence.
+    pub reason: Option<String>,
+    /// Bytes in use; `None` where nobody knows.
+    pub used_bytes: Option<u64>,
+    /// Bytes proven free; `None` where nobody knows.
+    pub free_bytes: Option<u64>,
+}
+
+/// Where the bytes of the blocks that stay belong to. Their sum is
+/// `allocated_after` blocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct KeptBytes {
+    /// In use by a trusted volume.
+    pub used: u64,
+    /// Free (or, in full mode, known to be zero) but in a block that also holds
+    /// a live byte.
+    pub pinned: u64,
+    /// In a volume that is not trusted or not known.
+    pub unjudged: u64,
+    /// Outside every volume.
+    pub outside: u64,
+}
+
+/// The error of a failed compaction, as it is printed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ErrorReport {
+    /// The name of its [`Kind`](crate::Kind).
+    pub kind: String,
+    /// The Virtual Server API's code for it, in hexadecimal.
+    pub hresult: String,
+    /// The sentence with all its causes.
+    pub message: String,
+}
+
+impl From<&Error> for ErrorReport {
+    fn from(error: &Error) -> Self {
+        ErrorReport {
+            kind: format!("{:?}", error.kind()),
+            hresult: format!("{:#010x}", error.kind().hresult()).replace("0X", "0x"),
+            message: error.chain(),
+        }
+    }
+}
+
+/// What was found, done and won. Sizes in bytes.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// The image's path as it was given.
+    pub image: String,
+    /// The format's name; `None` if it could not be told.
+    pub format: Option<&'static str>,
+    /// How the image stores the disk.
+    #[serde(rename = "type")]
+    pub image_type: Option<ImageType>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How far it looked.
+    pub mode: Mode,
+    /// The size of the guest's disk.
+    pub virtual_size: u64,
+    /// The size of a block's data.
+    pub block_size: u64,
+    /// Counts of blocks.
+    pub blocks: BlockCounts,
+    /// The file's length before.
+    pub file_size_before: u64,
+    /// The file's length after; of a plan, exactly what a run would reach.
+    pub file_size_after: u64,
+    /// Bytes the host had allocated to the file before.
+    pub host_bytes_before: u64,
+    /// Bytes the host has allocated to it now; of a plan, `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_bytes_after: Option<u64>,
+    /// Free or zero bytes that cannot be given up because their block holds a
+    /// live byte too.
+    pub pinned_bytes: u64,
+    /// Where the rest is.
+    pub kept: KeptBytes,
+    /// The guest's volumes.
+    pub volumes: Vec<VolumeReport>,
+    /// What is odd, in sentences.
+    pub notes: Vec<String>,
+    /// What was read and written; a plan has only what was read.
+    pub io: IoReport,
+    /// The digest of the live guest bytes, when `--verify` found it unchanged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<String>,
+    /// How long it took.
+    pub elapsed_seconds: f64,
+    /// What went wrong.
+    pub error: Option<ErrorReport>,
+    /// The error itself, for a caller in this process.
+    #[serde(skip)]
+    pub cause: Option<std::sync::Arc<Error>>,
+}
+
+/// What was read and written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct IoReport {
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Bytes written; only a run knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_written: Option<u64>,
+    /// Bytes that the host shares between two places instead of writing them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_cloned: Option<u64>,
+    /// Flushes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flushes: Option<u64>,
+}
+
+impl IoReport {
+    /// All the counts of a run.
+    #[must_use]
+    pub fn of_run(counts: IoCounts) -> Self {
+        IoReport {
+            bytes_read: counts.bytes_read,
+            bytes_written: Some(counts.bytes_written),
+            bytes_cloned: Some(counts.bytes_cloned),
+            flushes: Some(counts.flushes),
+        }
+    }
+
+    /// What a plan knows.
+    #[must_use]
+    pub fn of_plan(counts: IoCounts) -> Self {
+        IoReport { bytes_read: counts.bytes_read, ..IoReport::default() }
+    }
+}

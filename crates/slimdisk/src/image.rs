@@ -1,0 +1,207 @@
+//! Images: files that hold a guest's disk in blocks.
+//!
+//! An [`Image`] reads as the guest's disk and changes by three durable verbs:
+//! *release* (a block's bytes are given up), *relocate* (a block moves to
+//! another place in the file) and *truncate* (the file is cut behind its last
+//! block). Between any two writes of these verbs the file is a sound image with
+//! the same live content.
+//!
+//! Adding a format is one file beside the others and a row in [`FORMATS`].
+
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod vhd;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::ranges::Ranges;
+use crate::storage::{ReadAt, Storage};
+
+pub use self::check::{Finding, Severity};
+
+/// The formats that are read and compacted.
+pub static FORMATS: &[&dyn Format] = &[&vhd::Vhd];
+
+/// One image format.
+pub trait Format: Sync {
+    /// Its short name: "vhd".
+    fn name(&self) -> &'static str;
+
+    /// Whether the file bears this format's signature. Cheap; says nothing of
+    /// soundness.
+    fn detect(&self, file: &dyn ReadAt) -> Result<bool>;
+
+    /// Opens an image, refusing every unsound one by name.
+    fn open(&self, file: Arc<dyn Storage>) -> Result<Box<dyn Image>>;
+
+    /// Holds the file against every rule of the format's specification; opens
+    /// what [`open`](Format::open) refuses.
+    fn check(&self, file: &dyn ReadAt) -> Result<Vec<Finding>>;
+
+    /// Mends what has a sound twin elsewhere in the file, durably; returns a
+    /// sentence for each thing mended.
+    fn repair(&self, file: &dyn Storage) -> Result<Vec<String>>;
+}
+
+/// Finds out the format of `file`.
+pub fn detect(file: &dyn ReadAt) -> Result<&'static dyn Format> {
+    for format in FORMATS {
+        if format.detect(file)? {
+            return Ok(*format);
+        }
+    }
+    let known: Vec<_> = FORMATS.iter().map(|f| f.name()).collect();
+    Err(Error::invalid(format!(
+        "not a disk image of a known format ({}): no signature at either end",
+        known.join(", ")
+    )))
+}
+
+/// Opens an image of any known format.
+pub fn open(file: Arc<dyn Storage>) -> Result<Box<dyn Image>> {
+    detect(&file)?.open(file)
+}
+
+/// How an image stores the guest's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageType {
+    /// All of the disk, whether used or not.
+    Fixed,
+    /// Blocks are added when the guest writes to them.
+    Dynamic,
+    /// Only what differs from a parent image.
+    Differencing,
+}
+
+/// What an image says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Facts {
+    /// The format's name.
+    pub format: &'static str,
+    /// How it stores the disk.
+    pub image_type: ImageType,
+    /// The size of the guest's disk in bytes.
+    pub virtual_size: u64,
+    /// The size of a block's data in bytes; 0 if the image has no blocks.
+    pub block_size: u64,
+    /// Blocks the disk is divided into.
+    pub blocks_total: u32,
+    /// Blocks that have a place in the file.
+    pub blocks_allocated: u32,
+    /// Further facts for a human reader: name and value.
+    pub details: Vec<(&'static str, String)>,
+    /// What is odd, in sentences (one of two copies damaged, say).
+    pub notes: Vec<String>,
+    /// The parent as the image names it, for a differencing image.
+    pub parent: Option<String>,
+}
+
+/// Where one block lies: `place` is the first byte of what moves with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Offset in the file in bytes.
+    pub place: u64,
+    /// The block's number on the guest's disk.
+    pub block: u32,
+}
+
+/// All that a plan needs to know of how an image lies in its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// The blocks that have a place, in ascending order of it.
+    pub extents: Vec<Extent>,
+    /// Bytes that a block takes up in the file, its own bookkeeping included.
+    pub extent_len: u64,
+    /// A place is allowed if `place % modulus == remainder`.
+    pub modulus: u64,
+    /// See [`modulus`](Layout::modulus).
+    pub remainder: u64,
+    /// Bytes of the file where no block may lie: headers and tables.
+    pub reserved: Ranges,
+    /// Bytes of the structure that ends the file, behind the last block.
+    pub trailer_len: u64,
+    /// The file's length is a multiple of this.
+    pub end_modulus: u64,
+    /// The file's length now.
+    pub file_len: u64,
+}
+
+impl Layout {
+    /// The file's length when its last block or table ends at `end`.
+    #[must_use]
+    pub fn file_len_after(&self, end: u64) -> u64 {
+        (end + self.trailer_len).next_multiple_of(self.end_modulus)
+    }
+
+    /// Where the last block or table ends, for these extents.
+    #[must_use]
+    pub fn end_of(&self, extents: impl Iterator<Item = u64>) -> u64 {
+        let tables = self.reserved.iter().next_back().map_or(0, |r| r.end);
+        extents.max().map_or(tables, |place| tables.max(place + self.extent_len))
+    }
+}
+
+/// One block's change of place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// The block's number.
+    pub block: u32,
+    /// Its new place, an offset in the file in bytes.
+    pub to: u64,
+}
+
+/// An open image. Reads as the guest's disk.
+pub trait Image: ReadAt {
+    /// What the image says of itself.
+    fn facts(&self) -> Facts;
+
+    /// Fails unless the image can be compacted, with the reason: a fixed or a
+    /// differencing image, a saved state.
+    fn compactable(&self) -> Result<()>;
+
+    /// How the image lies in its file now.
+    fn layout(&self) -> Layout;
+
+    /// Whether a block has a place in the file.
+    fn is_allocated(&self, block: u32) -> bool;
+
+    /// Reads an allocated block's data from `offset` (in bytes from its start).
+    /// Unlike the guest's view this reaches to the end of the last block, past
+    /// the end of the disk.
+    fn read_block(&self, block: u32, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// The first range of an allocated block's data, from `offset` on, that may
+    /// hold anything but zeros; what lies before it is a hole in the host file.
+    fn next_data_in_block(&self, block: u32, offset: u64) -> Result<Option<Range<u64>>>;
+
+    /// Gives up the places of `blocks`, which read as zeros from then on.
+    ///
+    /// Durable when it returns: only then may the places be used again. At any
+    /// earlier moment each block either still has its place or has lost it.
+    fn release(&mut self, blocks: &[u32]) -> Result<()>;
+
+    /// Copies blocks to new places and names these in the table.
+    ///
+    /// The new places must be free: no table names them, none overlaps another
+    /// or any block. Durable when it returns; at any earlier moment each block
+    /// reads the same through its old or its new place.
+    fn relocate(&mut self, moves: &[Move]) -> Result<()>;
+
+    /// Cuts the file behind its last block, writing what ends the file at its
+    /// new place first. Never cuts a block that has a place. Durable when it
+    /// returns.
+    fn truncate(&mut self) -> Result<()>;
+
+    /// Checks, as [`Storage::still_exclusive`], that the file is still ours.
+    fn still_exclusive(&self) -> Result<()>;
+}
+
+/// The error of an operation that needs an expanding image.
+pub(crate) fn wrong_type(what: &'static str) -> Error {
+    Error::new(Kind::WrongImageType, what)
+}
