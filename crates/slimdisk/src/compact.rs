@@ -12,14 +12,20 @@ pub mod report;
 pub mod run;
 pub mod survey;
 mod verify;
+mod zeros;
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
+use self::plan::Plan;
+use self::report::IoReport;
 pub use self::report::{Mode, Outcome, Report};
 pub use self::survey::{Survey, Verdict};
-use crate::error::Result;
-use crate::image::{Facts, Layout};
+use crate::error::{Error, Kind, Result};
+use crate::image::{self, Facts, Layout};
+use crate::storage::{HostFile, Meter, Storage};
 use crate::volume::Allowances;
 
 /// What the user wants of a compaction.
@@ -91,4 +97,186 @@ pub struct Examination {
     pub file_size: u64,
     /// Bytes the host has allocated to it.
     pub host_bytes: u64,
+}
+
+/// Opens the image at `path` for reading and judges its blocks; `None` if the
+/// hook asked to stop. Without `search` no zeros are looked for, which reads
+/// little more than the volumes' free maps.
+pub fn examine(
+    path: &Path,
+    options: &Options,
+    search: bool,
+    hook: &mut Hook<'_>,
+) -> Result<Option<Examination>> {
+    let named = |error: Error| error.in_file(path);
+    let file = Arc::new(HostFile::open_read(path)?);
+    let image = image::open(file.clone()).map_err(named)?;
+    let facts = image.facts();
+    let layout = image.layout();
+    let survey = match facts.image_type {
+        image::ImageType::Differencing => None,
+        _ => match survey::survey(&*image, options, search, hook).map_err(named)? {
+            Some(survey) => Some(survey),
+            None => return Ok(None),
+        },
+    };
+    let file_size = crate::storage::ReadAt::len(&*file);
+    Ok(Some(Examination {
+        facts,
+        layout,
+        survey,
+        file_size,
+        host_bytes: file.host_bytes(),
+    }))
+}
+
+/// What compacting the image at `path` would do. Writes nothing, not even a
+/// timestamp; [`Report::file_size_after`] is exact.
+pub fn plan_disk(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
+    let mut report = Report::new(path, options.mode);
+    let started = Instant::now();
+    let result = HostFile::open_read(path).and_then(|file| {
+        let file = Arc::new(Meter::new(file));
+        report.host_bytes_before = file.inner().host_bytes();
+        let planned = prepare(file.clone(), options, &mut report, hook);
+        report.io = IoReport::of_plan(file.counts());
+        Ok(match planned.map_err(|e| e.in_file(path))? {
+            Some(_) => Outcome::Planned,
+            None => Outcome::Cancelled,
+        })
+    });
+    report.finish(result, started);
+    report
+}
+
+/// Compacts the image at `path` in place, to the exclusion of everybody else.
+///
+/// The report says how it ended; whatever went wrong, the image is sound. The
+/// file keeps its owner and permissions, and gets its modification time back
+/// unless [`Options::touch`] is set.
+pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
+    let mut report = Report::new(path, options.mode);
+    let started = Instant::now();
+    let result = HostFile::open_exclusive(path).and_then(|file| {
+        let times = file.times()?;
+        let file = Arc::new(Meter::new(file));
+        report.host_bytes_before = file.inner().host_bytes();
+        report.notes.extend(file.inner().exclusion().missing());
+        let done = compact_storage(file.clone(), options, &mut report, hook);
+        report.io = IoReport::of_run(file.counts());
+        report.host_bytes_after = Some(file.inner().host_bytes());
+        let outcome = done.map_err(|e| e.in_file(path))?;
+        if !options.touch && report.io.bytes_written != Some(0) {
+            file.inner().restore_times(&times)?;
+        }
+        Ok(outcome)
+    });
+    report.finish(result, started);
+    report
+}
+
+/// Compacts the image in any storage; [`compact`] without the host file about it.
+pub fn compact_storage(
+    storage: Arc<dyn Storage>,
+    options: &Options,
+    report: &mut Report,
+    hook: &mut Hook<'_>,
+) -> Result<Outcome> {
+    let Some((mut image, survey, plan)) =
+        prepare(storage.clone(), options, report, hook)?
+    else {
+        return Ok(Outcome::Cancelled);
+    };
+    // Until something is written, nothing has changed.
+    report.file_size_after = report.file_size_before;
+    report.blocks.allocated_after = report.blocks.allocated_before;
+    let verdicts = survey.verdicts;
+    let mut before = None;
+    if options.verify {
+        before = verify::digest(&*image, &verdicts, Phase::VerifyBefore, hook)?;
+        if before.is_none() {
+            return Ok(Outcome::Cancelled);
+        }
+    }
+    let planned = std::mem::take(&mut report.blocks);
+    report.blocks = report::BlockCounts {
+        total: planned.total,
+        allocated_before: planned.allocated_before,
+        allocated_after: planned.allocated_before,
+        ..report::BlockCounts::default()
+    };
+    let done = run::run(&mut *image, &plan, run::ROUND, hook);
+    report.file_size_after = storage.len();
+    let done = done?;
+    if done.released > 0 {
+        report.blocks = planned;
+    }
+    report.blocks.moved = done.moved as u64;
+    if let Some(before) = before {
+        // Through a fresh reading of the file: what the next program will see.
+        let fresh = image::open(storage)?;
+        match verify::digest(&*fresh, &verdicts, Phase::VerifyAfter, hook)? {
+            None => return Ok(Outcome::Cancelled),
+            Some(after) if after == before => {
+                report.verified = Some(after.to_hex().to_string())
+            }
+            Some(_) => {
+                return Err(Error::new(
+                    Kind::Unexpected,
+                    "the live guest bytes are not the same after compacting: restore the image \
+                     from its backup and report this as a bug",
+                ));
+            }
+        }
+    }
+    Ok(match done.stopped {
+        true => Outcome::Cancelled,
+        false if plan.is_empty() => Outcome::NothingToDo,
+        false => Outcome::Compacted,
+    })
+}
+
+type Prepared = (Box<dyn image::Image>, Survey, Plan);
+
+/// Opens, judges and plans, filling in the report with what a run would reach;
+/// `None` if the hook asked to stop.
+fn prepare(
+    storage: Arc<dyn Storage>,
+    options: &Options,
+    report: &mut Report,
+    hook: &mut Hook<'_>,
+) -> Result<Option<Prepared>> {
+    report.file_size_before = storage.len();
+    report.file_size_after = storage.len();
+    let format = image::detect(&storage)?;
+    report.format = Some(format.name());
+    let image = format.open(storage)?;
+    let facts = image.facts();
+    report.image_type = Some(facts.image_type);
+    report.virtual_size = facts.virtual_size;
+    report.block_size = facts.block_size;
+    report.blocks.total = u64::from(facts.blocks_total);
+    report.blocks.allocated_before = u64::from(facts.blocks_allocated);
+    report.blocks.allocated_after = report.blocks.allocated_before;
+    report.notes.extend(facts.notes);
+    image.compactable()?;
+    let Some(survey) = survey::survey(&*image, options, true, hook)? else {
+        return Ok(None);
+    };
+    let Some(layout) = image.layout() else { return Ok(None) };
+    let plan = plan::plan(&layout, &survey.verdicts);
+    let count =
+        |verdict| survey.verdicts.iter().filter(|v| **v == verdict).count() as u64;
+    report.blocks.released_free = count(Verdict::Free);
+    report.blocks.released_zero = count(Verdict::Zero);
+    report.blocks.allocated_after -= plan.release.len() as u64;
+    report.blocks.moved = plan.moves.len() as u64;
+    report.file_size_after = plan.file_len_after;
+    report.kept = survey.kept;
+    report.pinned_bytes = survey.kept.pinned;
+    report.volumes.clone_from(&survey.volumes);
+    if let Some(table) = &survey.table {
+        report.notes.extend(table.notes.iter().cloned());
+    }
+    Ok(Some((image, survey, plan)))
 }

@@ -14,11 +14,12 @@ pub mod check;
 pub mod vhd;
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::ranges::Ranges;
-use crate::storage::{ReadAt, Storage};
+use crate::storage::{HostFile, ReadAt, Storage};
 
 pub use self::check::{Finding, Severity};
 
@@ -63,6 +64,23 @@ pub fn detect(file: &dyn ReadAt) -> Result<&'static dyn Format> {
 /// Opens an image of any known format.
 pub fn open(file: Arc<dyn Storage>) -> Result<Box<dyn Image>> {
     detect(&file)?.open(file)
+}
+
+/// Checks the structure of the image at `path`; gives the format's name and every
+/// broken rule.
+pub fn check_file(path: &Path) -> Result<(&'static str, Vec<Finding>)> {
+    let file = HostFile::open_read(path)?;
+    let found =
+        detect(&file).and_then(|format| Ok((format.name(), format.check(&file)?)));
+    found.map_err(|error| error.in_file(path))
+}
+
+/// Mends in the image at `path` what has a sound twin elsewhere in the file;
+/// returns a sentence for each thing mended.
+pub fn repair_file(path: &Path) -> Result<Vec<String>> {
+    let file = HostFile::open_exclusive(path)?;
+    let mended = detect(&file).and_then(|format| format.repair(&file));
+    mended.map_err(|error| error.in_file(path))
 }
 
 /// How an image stores the guest's disk.
@@ -138,11 +156,13 @@ impl Layout {
         (end + self.trailer_len).next_multiple_of(self.end_modulus)
     }
 
-    /// Where the last block or table ends, for these extents.
+    /// Where the last block or table ends now.
     #[must_use]
-    pub fn end_of(&self, extents: impl Iterator<Item = u64>) -> u64 {
+    pub fn end_of_data(&self) -> u64 {
         let tables = self.reserved.iter().next_back().map_or(0, |r| r.end);
-        extents.max().map_or(tables, |place| tables.max(place + self.extent_len))
+        self.extents
+            .last()
+            .map_or(tables, |last| tables.max(last.place + self.extent_len))
     }
 }
 
@@ -164,8 +184,8 @@ pub trait Image: ReadAt {
     /// differencing image, a saved state.
     fn compactable(&self) -> Result<()>;
 
-    /// How the image lies in its file now.
-    fn layout(&self) -> Layout;
+    /// How the image lies in its file now; `None` for a fixed image.
+    fn layout(&self) -> Option<Layout>;
 
     /// Whether a block has a place in the file.
     fn is_allocated(&self, block: u32) -> bool;

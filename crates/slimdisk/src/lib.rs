@@ -1,6 +1,8 @@
 //! Makes dynamically expanding virtual disks small again.
 
+pub mod compact;
 mod error;
+pub mod image;
 pub mod partition;
 pub mod ranges;
 pub mod storage;

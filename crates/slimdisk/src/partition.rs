@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::error::Result;
+use crate::ranges::Ranges;
 use crate::storage::ReadAt;
 
 /// How a disk is divided.
@@ -50,6 +51,8 @@ pub struct PartitionTable {
     /// Why nothing on the disk is judged by this table (overlaps, loops, damage):
     /// one sentence for the user. The partitions are then for display alone.
     pub untrusted: Option<String>,
+    /// Bytes of the disk that the tables themselves take up.
+    pub reserved: Ranges,
     /// What is odd but harmless (a damaged primary header, say).
     pub notes: Vec<String>,
 }
@@ -63,6 +66,7 @@ pub fn read_table(disk: &dyn ReadAt) -> Result<PartitionTable> {
         sector_size: 512,
         partitions: Vec::new(),
         untrusted: None,
+        reserved: Ranges::new(),
         notes: Vec::new(),
     })
 }

@@ -76,3 +76,24 @@ pub struct Findings {
     /// volume is trusted.
     pub untrusted: Option<String>,
 }
+
+/// temp
+pub enum Identity {
+    /// a
+    Known(&'static dyn FileSystem),
+    /// a
+    Foreign(&'static str),
+    /// a
+    Ambiguous(Vec<&'static str>),
+    /// a
+    Nothing,
+}
+/// temp
+pub fn identify(volume: &dyn ReadAt) -> Result<Identity> {
+    for f in FILE_SYSTEMS {
+        if f.probe(volume)? {
+            return Ok(Identity::Known(*f));
+        }
+    }
+    Ok(Identity::Nothing)
+}

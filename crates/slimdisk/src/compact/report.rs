@@ -1,8 +1,12 @@
 //! What a plan or a run has to tell: the object that `--json` prints.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
 use serde::Serialize;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::image::ImageType;
 use crate::storage::IoCounts;
 
@@ -97,8 +101,7 @@ pub struct VolumeReport {
 pub struct KeptBytes {
     /// In use by a trusted volume.
     pub used: u64,
-    /// Free (or, in full mode, known to be zero) but in a block that also holds
-    /// a live byte.
+    /// Free, but in a block that also holds a byte that must be kept.
     pub pinned: u64,
     /// In a volume that is not trusted or not known.
     pub unjudged: u64,
@@ -121,7 +124,7 @@ impl From<&Error> for ErrorReport {
     fn from(error: &Error) -> Self {
         ErrorReport {
             kind: format!("{:?}", error.kind()),
-            hresult: format!("{:#010x}", error.kind().hresult()).replace("0X", "0x"),
+            hresult: format!("0x{:08X}", error.kind().hresult()),
             message: error.chain(),
         }
     }
@@ -157,8 +160,8 @@ pub struct Report {
     /// Bytes the host has allocated to it now; of a plan, `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_bytes_after: Option<u64>,
-    /// Free or zero bytes that cannot be given up because their block holds a
-    /// live byte too.
+    /// Free bytes that cannot be given up because their block holds a byte that
+    /// must be kept.
     pub pinned_bytes: u64,
     /// Where the rest is.
     pub kept: KeptBytes,
@@ -177,7 +180,50 @@ pub struct Report {
     pub error: Option<ErrorReport>,
     /// The error itself, for a caller in this process.
     #[serde(skip)]
-    pub cause: Option<std::sync::Arc<Error>>,
+    pub cause: Option<Arc<Error>>,
+}
+
+impl Report {
+    /// A report of an image of which nothing is known yet.
+    #[must_use]
+    pub fn new(path: &Path, mode: Mode) -> Self {
+        Report {
+            image: path.to_string_lossy().into_owned(),
+            format: None,
+            image_type: None,
+            outcome: Outcome::Failed,
+            mode,
+            virtual_size: 0,
+            block_size: 0,
+            blocks: BlockCounts::default(),
+            file_size_before: 0,
+            file_size_after: 0,
+            host_bytes_before: 0,
+            host_bytes_after: None,
+            pinned_bytes: 0,
+            kept: KeptBytes::default(),
+            volumes: Vec::new(),
+            notes: Vec::new(),
+            io: IoReport::default(),
+            verified: None,
+            elapsed_seconds: 0.0,
+            error: None,
+            cause: None,
+        }
+    }
+
+    /// Enters how it ended and how long it took.
+    pub(super) fn finish(&mut self, result: Result<Outcome>, started: Instant) {
+        self.elapsed_seconds = started.elapsed().as_secs_f64();
+        match result {
+            Ok(outcome) => self.outcome = outcome,
+            Err(error) => {
+                self.outcome = Outcome::Failed;
+                self.error = Some(ErrorReport::from(&error));
+                self.cause = Some(Arc::new(error));
+            }
+        }
+    }
 }
 
 /// What was read and written.

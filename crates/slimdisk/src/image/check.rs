@@ -52,6 +52,9 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Finding { structure, offset, expected, actual, .. } = self;
-        write!(f, "{structure} (at byte {offset:#x}): expected {expected}, found {actual}")
+        write!(
+            f,
+            "{structure} (at byte {offset:#x}): expected {expected}, found {actual}"
+        )
     }
 }

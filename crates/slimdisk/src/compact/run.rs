@@ -1,0 +1,73 @@
+//! Carrying a plan out. Decides nothing.
+//!
+//! First all releases (table, flush), then rounds of (copy a batch, flush, table,
+//! flush), then the trailing structure, flush, cut. Between any two of these the
+//! file is a sound image; stopping is stopping between rounds and cutting what
+//! has been reached.
+
+use std::ops::ControlFlow;
+
+use super::plan::Plan;
+use super::{Hook, Phase, Progress};
+use crate::error::Result;
+use crate::image::Image;
+
+/// Bytes copied before the table is written: enough that two flushes a round do
+/// not count, little enough to stop soon.
+pub const ROUND: u64 = 64 << 20;
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// Blocks released.
+    pub released: usize,
+    /// Blocks moved.
+    pub moved: usize,
+    /// Whether it was stopped before the plan's end.
+    pub stopped: bool,
+}
+
+/// Runs `plan` on `image`, moving about `round` bytes at a time.
+pub fn run(
+    image: &mut dyn Image,
+    plan: &Plan,
+    round: u64,
+    hook: &mut Hook<'_>,
+) -> Result<Done> {
+    let mut done = Done { released: 0, moved: 0, stopped: false };
+    if plan.is_empty() {
+        return Ok(done);
+    }
+    if let Some(layout) = image.layout() {
+        plan.verify(&layout)?;
+    }
+    image.still_exclusive()?;
+    let total = plan.release.len() as u64 * plan.extent_len;
+    if hook(Progress { phase: Phase::Release, done: 0, total }).is_break() {
+        return Ok(Done { stopped: true, ..done });
+    }
+    image.release(&plan.release)?;
+    done.released = plan.release.len();
+
+    let total = plan.bytes_to_move();
+    let batch = usize::try_from(round / plan.extent_len).unwrap_or(usize::MAX).max(1);
+    // The blocks at the very end first: wherever this stops, the file can be cut.
+    for moves in plan.moves.rchunks(batch) {
+        let reached = done.moved as u64 * plan.extent_len;
+        let asked = hook(Progress { phase: Phase::Relocate, done: reached, total });
+        if asked == ControlFlow::Break(()) {
+            done.stopped = true;
+            break;
+        }
+        image.still_exclusive()?;
+        image.relocate(moves)?;
+        done.moved += moves.len();
+    }
+    if !done.stopped {
+        let total = plan.file_len_before - plan.file_len_after;
+        // Cutting is quick and only gains; a request to stop changes nothing now.
+        let _ = hook(Progress { phase: Phase::Truncate, done: 0, total });
+    }
+    image.truncate()?;
+    Ok(done)
+}

@@ -1,0 +1,183 @@
+//! Looking for zeros: reading once, in large pieces, several at a time, while the
+//! pieces before are judged. Holes of the host file are never read.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use super::{Hook, Phase, Progress};
+use crate::error::{Error, Kind, Result};
+use crate::image::Image;
+use crate::ranges::Ranges;
+
+/// One block and the parts of it that must be zero, relative to its start.
+pub struct Job {
+    block: u32,
+    parts: Vec<Range<u64>>,
+}
+
+impl Job {
+    /// `parts` are guest offsets inside the block that begins at `start`.
+    pub fn new(block: u32, start: u64, parts: &Ranges) -> Self {
+        Job {
+            block,
+            parts: parts.iter().map(|r| r.start - start..r.end - start).collect(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.end - part.start).sum()
+    }
+}
+
+/// Blocks under way at once. Two keep a device busy while one is judged; four
+/// also hide the latency of a network.
+const WORKERS: usize = 4;
+
+/// A block that is not zero mostly shows it at once.
+const FIRST_PIECE: u64 = 64 << 10;
+const PIECE: u64 = 1 << 20;
+
+/// Runs `produce`, which submits jobs, and returns the blocks whose parts are all
+/// zero, ascending; `None` if the hook asked to stop. `total` is the sum of the
+/// jobs' bytes, for the progress.
+pub fn search(
+    image: &dyn Image,
+    total: u64,
+    hook: &mut Hook<'_>,
+    produce: impl FnOnce(&mut dyn FnMut(Job) -> Result<ControlFlow<()>>) -> Result<()>,
+) -> Result<Option<Vec<u32>>> {
+    let (to_workers, jobs) = sync_channel::<Job>(WORKERS * 2);
+    let (to_us, answers) = std::sync::mpsc::channel();
+    let jobs = Mutex::new(jobs);
+    let mut tally = Tally { zero: Vec::new(), done: 0, total, stopped: false, hook };
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            let (jobs, to_us) = (&jobs, to_us.clone());
+            scope.spawn(move || {
+                let mut buf = vec![0; usize::try_from(PIECE).unwrap_or(0)];
+                while let Some(job) = next(jobs) {
+                    let answer = is_zero_job(image, &job, &mut buf);
+                    if to_us.send((job.block, job.bytes(), answer)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(to_us);
+        let produced = produce(&mut |job| {
+            if tally.stopped {
+                return Ok(ControlFlow::Break(()));
+            }
+            if to_workers.send(job).is_err() {
+                return Err(Error::new(Kind::Unexpected, "the zero search ended early"));
+            }
+            while let Ok(answer) = answers.try_recv() {
+                tally.take(answer)?;
+            }
+            Ok(if tally.stopped {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        });
+        drop(to_workers);
+        produced?;
+        loop {
+            use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
+            match answers.recv_timeout(Duration::from_millis(200)) {
+                Ok(answer) => tally.take(answer)?,
+                Err(Timeout) => tally.tell(),
+                Err(Disconnected) => return Ok(()),
+            }
+        }
+    })?;
+    let Tally { mut zero, stopped, .. } = tally;
+    zero.sort_unstable();
+    Ok((!stopped).then_some(zero))
+}
+
+fn next(jobs: &Mutex<Receiver<Job>>) -> Option<Job> {
+    jobs.lock().ok()?.recv().ok()
+}
+
+struct Tally<'a, 'h> {
+    zero: Vec<u32>,
+    done: u64,
+    total: u64,
+    stopped: bool,
+    hook: &'a mut Hook<'h>,
+}
+
+impl Tally<'_, '_> {
+    fn take(&mut self, (block, bytes, answer): (u32, u64, Result<bool>)) -> Result<()> {
+        if answer? {
+            self.zero.push(block);
+        }
+        self.done += bytes;
+        self.tell();
+        Ok(())
+    }
+
+    fn tell(&mut self) {
+        let (done, total) = (self.done, self.total);
+        let asked = (self.hook)(Progress { phase: Phase::Search, done, total });
+        self.stopped |= asked.is_break();
+    }
+}
+
+fn is_zero_job(image: &dyn Image, job: &Job, buf: &mut [u8]) -> Result<bool> {
+    let mut piece = FIRST_PIECE;
+    for part in &job.parts {
+        let mut at = part.start;
+        while at < part.end {
+            // Skip what the host file does not even hold.
+            let Some(data) = image.next_data_in_block(job.block, at)? else { break };
+            at = data.start.max(at);
+            let end = data.end.min(part.end);
+            while at < end {
+                // Up to the next multiple of the piece, so that reads are aligned.
+                let upto = ((at / piece + 1) * piece).min(end);
+                let len = usize::try_from(upto - at).unwrap_or(0);
+                let Some(read) = buf.get_mut(..len) else { break };
+                image.read_block(job.block, at, read)?;
+                if !is_zero(read) {
+                    return Ok(false);
+                }
+                at = upto;
+                piece = PIECE;
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Whether all bytes are zero: the first one is, and each equals the next, which
+/// the machine compares at the speed of memory.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    match bytes.split_last() {
+        None => true,
+        Some((last, rest)) => {
+            *last == 0 && bytes.get(1..).is_some_and(|shifted| rest == shifted)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_zero;
+
+    #[test]
+    fn one_byte_anywhere_is_seen() {
+        for len in [0, 1, 2, 7, 512, 4097] {
+            let mut bytes = vec![0; len];
+            assert!(is_zero(&bytes));
+            for at in 0..len {
+                bytes[at] = 1;
+                assert!(!is_zero(&bytes), "{at} of {len}");
+                bytes[at] = 0;
+            }
+        }
+    }
+}

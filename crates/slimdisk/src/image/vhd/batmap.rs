@@ -1,0 +1,89 @@
+//! The batmap of tapdisk images: one bit a block, set when all of the block's
+//! sectors have been written.
+//!
+//! It only saves tapdisk from reading sector bitmaps, but its tools call an image
+//! broken when it claims a block that has no place. Source: xen blktap,
+//! `libvhd.c` (`vhd_checksum_batmap`, `vhd_has_batmap`).
+
+use zerocopy::IntoBytes;
+
+use super::raw::{
+    BATMAP_COOKIE, BATMAP_VERSION_CURRENT, BATMAP_VERSION_SIGNED, BatmapHeader, Footer,
+    SECTOR,
+};
+use crate::error::Result;
+use crate::storage::{ReadAt, Storage, read_struct};
+
+pub struct Batmap {
+    /// Where the header lies in the file, in bytes.
+    pub offset: u64,
+    pub header: BatmapHeader,
+    map: Vec<u8>,
+}
+
+impl Batmap {
+    /// Reads the batmap behind a table that ends at `offset`, if the image has one
+    /// and it lies inside the file.
+    pub fn read(
+        file: &dyn ReadAt,
+        footer: &Footer,
+        offset: u64,
+        blocks: u32,
+    ) -> Result<Option<Self>> {
+        // Version 0.1 had none.
+        if !footer.is_tapdisk() || footer.creator_version.get() <= 1 {
+            return Ok(None);
+        }
+        if offset + SECTOR > file.len() {
+            return Ok(None);
+        }
+        let header: BatmapHeader = read_struct(file, offset)?;
+        if header.cookie != BATMAP_COOKIE || header.version.get() > BATMAP_VERSION_CURRENT
+        {
+            return Ok(None);
+        }
+        // A map larger than the table needs is padding nobody reads.
+        let needed = u64::from(blocks).div_ceil(8).next_multiple_of(SECTOR);
+        let size = u64::from(header.map_size.get()) * SECTOR;
+        let end = header.map_offset.get().checked_add(size);
+        if size < needed
+            || size > needed + (1 << 20)
+            || end.is_none_or(|end| end > file.len())
+        {
+            return Ok(None);
+        }
+        let mut map = vec![0; usize::try_from(size).unwrap_or(0)];
+        file.read_at(header.map_offset.get(), &mut map)?;
+        Ok(Some(Batmap { offset, header, map }))
+    }
+
+    pub fn computed_checksum(&self) -> u32 {
+        let signed = self.header.version.get() == BATMAP_VERSION_SIGNED;
+        !self.map.iter().fold(0u32, |sum, byte| {
+            // A signed char widened to 32 bits: its upper bits are its sign.
+            let sign = if signed && byte & 0x80 != 0 { 0xFFFF_FF00 } else { 0 };
+            sum.wrapping_add(u32::from(*byte) | sign)
+        })
+    }
+
+    pub fn claims(&self, block: u32) -> bool {
+        self.map
+            .get((block / 8) as usize)
+            .is_some_and(|byte| byte & (0x80 >> (block % 8)) != 0)
+    }
+
+    /// Clears the bits of `blocks` and writes map and checksum.
+    ///
+    /// The map goes first, without a flush between: it must be right before the
+    /// table loses a block, and a map that claims too little is always right.
+    pub fn clear(&mut self, file: &dyn Storage, blocks: &[u32]) -> Result<()> {
+        for block in blocks {
+            if let Some(byte) = self.map.get_mut((block / 8) as usize) {
+                *byte &= !(0x80 >> (block % 8));
+            }
+        }
+        self.header.checksum.set(self.computed_checksum());
+        file.write_at(self.header.map_offset.get(), &self.map)?;
+        file.write_at(self.offset, self.header.as_bytes())
+    }
+}
