@@ -3,7 +3,7 @@
 //!
 //! The new end of the data is the nearest one such that the live blocks that end
 //! before it, and the free slots before it, are together enough for all live
-//! blocks. So exactly the live blocks beyond the new end move, each once, into a
+//! blocks, but never before the last table. So exactly the live blocks beyond the new end move, each once, into a
 //! slot that no live block touches: all moves are independent of each other, and
 //! no copy ever goes to a place that the table on disk still names. (A slot must
 //! hold a whole block; where an old file has gaps of odd sizes, what is left of
@@ -102,14 +102,17 @@ pub fn plan(layout: &Layout, verdicts: &[Verdict]) -> Plan {
 
     let live = || layout.extents.iter().filter(|extent| !goes(extent.block));
     let live_count = layout.extents.len() - release.len();
-    let mut slots = Vec::new();
     let mut end = layout.reserved.iter().next_back().map_or(0, |range| range.end);
+    // What ends before the last table stays: moving it would win nothing.
+    let anyhow =
+        live().take_while(|extent| extent.place + layout.extent_len <= end).count();
+    let mut slots = Vec::new();
     let mut staying = 0;
     let mut at = 0;
     for extent in live() {
-        let wanted = live_count - staying - slots.len();
+        let wanted = live_count - slots.len() - staying.max(anyhow);
         slots_between(layout, at..extent.place, wanted, &mut slots);
-        if staying + slots.len() == live_count {
+        if staying >= anyhow && staying + slots.len() == live_count {
             break;
         }
         staying += 1;

@@ -13,5 +13,8 @@
     reason = "a test that meets a surprise should panic, and skips are printed"
 )]
 
+mod crash;
 mod layering;
+mod planner;
 mod support;
+mod vhd_model;

@@ -1,0 +1,331 @@
+//! Power cuts at every instant of a run.
+//!
+//! A run is recorded write by write. For each instant the states that a disk may
+//! be in are drawn: everything flushed is there; of what was not flushed any
+//! subset of sectors may be lost, one may be torn between two table entries, and
+//! a cut may have happened before writes that came earlier. Each state is judged
+//! by a reader stricter than the library's own.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use slimdisk::compact::Verdict;
+use slimdisk::compact::plan::plan;
+use slimdisk::compact::run::run;
+use slimdisk::image;
+use slimdisk::storage::{Copied, ReadAt, Storage};
+
+use crate::support::Noise;
+use crate::vhd_model::{SECTOR, Shape, read_strictly};
+
+#[derive(Clone)]
+enum Op {
+    Write { offset: usize, data: Vec<u8> },
+    SetLen(usize),
+    Flush,
+}
+
+/// A file in memory that remembers everything that was done to it.
+struct Recorder {
+    state: Mutex<(Vec<u8>, Vec<Op>)>,
+}
+
+impl Recorder {
+    fn new(file: Vec<u8>) -> Self {
+        Recorder { state: Mutex::new((file, Vec::new())) }
+    }
+
+    fn ops(&self) -> Vec<Op> {
+        self.state.lock().unwrap().1.clone()
+    }
+
+    fn content(&self) -> Vec<u8> {
+        self.state.lock().unwrap().0.clone()
+    }
+}
+
+fn apply(file: &mut Vec<u8>, op: &Op) {
+    match op {
+        Op::Write { offset, data } => {
+            if file.len() < offset + data.len() {
+                file.resize(offset + data.len(), 0);
+            }
+            file[*offset..offset + data.len()].copy_from_slice(data);
+        }
+        Op::SetLen(len) => file.resize(*len, 0),
+        Op::Flush => {}
+    }
+}
+
+impl ReadAt for Recorder {
+    fn len(&self) -> u64 {
+        self.state.lock().unwrap().0.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> slimdisk::Result<()> {
+        self.state.lock().unwrap().0.read_at(offset, buf)
+    }
+}
+
+impl Recorder {
+    fn record(&self, op: Op) -> slimdisk::Result<()> {
+        let mut state = self.state.lock().unwrap();
+        apply(&mut state.0, &op);
+        state.1.push(op);
+        Ok(())
+    }
+}
+
+impl Storage for Recorder {
+    fn write_at(&self, offset: u64, data: &[u8]) -> slimdisk::Result<()> {
+        self.record(Op::Write { offset: offset as usize, data: data.to_vec() })
+    }
+
+    fn flush(&self) -> slimdisk::Result<()> {
+        self.record(Op::Flush)
+    }
+
+    fn set_len(&self, len: u64) -> slimdisk::Result<()> {
+        self.record(Op::SetLen(len as usize))
+    }
+
+    fn copy_within(&self, from: u64, to: u64, len: u64) -> slimdisk::Result<Copied> {
+        let mut data = vec![0; len as usize];
+        self.read_at(from, &mut data)?;
+        self.write_at(to, &data)?;
+        Ok(Copied::default())
+    }
+}
+
+/// One image, what is to be done with it, and the record of doing it.
+struct Case {
+    shape: Shape,
+    verdicts: Vec<Verdict>,
+    before: Vec<u8>,
+    ops: Vec<Op>,
+    after: Vec<u8>,
+}
+
+impl Case {
+    fn random(noise: &mut Noise) -> Case {
+        let shape = Shape::random(noise);
+        let mut verdicts = vec![Verdict::Absent; shape.blocks as usize];
+        let live_of_8 = noise.below(9);
+        for (block, _) in &shape.order {
+            verdicts[*block as usize] = match noise.below(8) {
+                n if n < live_of_8 => Verdict::Live,
+                n if n % 2 == 0 => Verdict::Free,
+                _ => Verdict::Zero,
+            };
+        }
+        let zero: Vec<u32> = (0..shape.blocks)
+            .filter(|block| verdicts[*block as usize] == Verdict::Zero)
+            .collect();
+        let before = shape.build(&zero);
+        let recorder = Arc::new(Recorder::new(before.clone()));
+        compact(recorder.clone(), &verdicts, noise.below(3) + 1);
+        let (ops, after) = (recorder.ops(), recorder.content());
+        Case { shape, verdicts, before, ops, after }
+    }
+
+    /// What must hold of a file at any instant.
+    fn judge(&self, file: &[u8]) -> Result<(), String> {
+        let blocks = read_strictly(file)?;
+        for (number, verdict) in (0u32..).zip(&self.verdicts) {
+            let block = blocks[number as usize].as_ref();
+            match (verdict, block) {
+                (Verdict::Absent, None) | (Verdict::Free | Verdict::Zero, None) => {}
+                (Verdict::Absent, Some(_)) => {
+                    return Err(format!("block {number} appeared"));
+                }
+                (Verdict::Live, None) => {
+                    return Err(format!("live block {number} is lost"));
+                }
+                (_, Some(block)) => {
+                    if block.bitmap != self.shape.bitmap(number) {
+                        return Err(format!(
+                            "the sector bitmap of block {number} changed"
+                        ));
+                    }
+                    let zero = *verdict == Verdict::Zero;
+                    let data = self.shape.data(number);
+                    let same = if zero {
+                        block.data.iter().all(|byte| *byte == 0)
+                    } else {
+                        block.data == data
+                    };
+                    if !same {
+                        return Err(format!("the data of block {number} changed"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A state that the disk may be in if power fails after `ops[..at]`.
+    fn state_after(&self, ops: &[Op], at: usize, noise: &mut Noise) -> Vec<u8> {
+        let done = &ops[..at];
+        let flushed =
+            done.iter().rposition(|op| matches!(op, Op::Flush)).map_or(0, |i| i + 1);
+        let mut file = self.before.clone();
+        for op in &done[..flushed] {
+            apply(&mut file, op);
+        }
+        // Lose nearly all, nearly nothing, or half of what is pending.
+        let keep_of_8 = noise.below(9);
+        let mut torn = noise.below(2) == 0;
+        for op in &done[flushed..] {
+            match op {
+                Op::Write { offset, data } => {
+                    for (index, sector) in data.chunks(SECTOR).enumerate() {
+                        if noise.below(8) >= keep_of_8 {
+                            continue;
+                        }
+                        let mut part = sector;
+                        if torn && noise.below(4) == 0 {
+                            torn = false;
+                            part = &sector[..noise.below(129) as usize * 4];
+                        }
+                        let offset = offset + index * SECTOR;
+                        // A cut that was done already takes writes behind it along.
+                        if offset + part.len() <= file.len() || offset < self.before.len()
+                        {
+                            apply(&mut file, &Op::Write { offset, data: part.to_vec() });
+                        }
+                    }
+                }
+                Op::SetLen(_) if noise.below(8) >= keep_of_8 => {}
+                Op::SetLen(_) | Op::Flush => apply(&mut file, op),
+            }
+        }
+        file
+    }
+}
+
+/// Compacts by the given verdicts, a few blocks a round.
+fn compact(storage: Arc<Recorder>, verdicts: &[Verdict], blocks_a_round: u64) {
+    let mut image = image::open(storage).unwrap();
+    let plan = plan(&image.layout().unwrap(), verdicts);
+    let round = blocks_a_round * plan.extent_len;
+    run(&mut *image, &plan, round, &mut |_| ControlFlow::Continue(())).unwrap();
+}
+
+/// How many states the quick run draws, and how many of them the long one.
+fn states_wanted() -> usize {
+    if std::env::var_os("SLIMDISK_LONG").is_some() { 400_000 } else { 24_000 }
+}
+
+#[test]
+fn no_power_cut_loses_a_live_byte() {
+    let mut noise = Noise::new(2005);
+    let (mut states, mut moved, mut resumed) = (0, 0, 0);
+    while states < states_wanted() {
+        let case = Case::random(&mut noise);
+        case.judge(&case.before).unwrap();
+        case.judge(&case.after).unwrap();
+        moved += case.ops.iter().filter(|op| matches!(op, Op::Flush)).count();
+        for at in 0..=case.ops.len() {
+            for _ in 0..4 {
+                let file = case.state_after(&case.ops, at, &mut noise);
+                states += 1;
+                if let Err(what) = case.judge(&file) {
+                    panic!(
+                        "after {at} of {} operations on {:?}: {what}",
+                        case.ops.len(),
+                        case.shape
+                    );
+                }
+                if noise.below(64) == 0 {
+                    let verdicts = what_is_left(&case, &file);
+                    let again = Arc::new(Recorder::new(file));
+                    compact(again.clone(), &verdicts, 4);
+                    let file = again.content();
+                    case.judge(&file).unwrap();
+                    // Blocks that are left may happen to lie aligned, and stay so.
+                    let slack =
+                        if case.shape.aligned { 0 } else { 4096 * verdicts.len() };
+                    assert!(
+                        file.len() <= case.after.len() + slack,
+                        "a second run ends longer"
+                    );
+                    resumed += 1;
+                }
+            }
+        }
+    }
+    assert!(moved > 1000 && resumed > 100, "{moved} flushes, {resumed} resumed");
+    println!("{states} crash states, {resumed} resumed");
+}
+
+/// The verdicts of a second run: what was released already is absent now.
+fn what_is_left(case: &Case, file: &[u8]) -> Vec<Verdict> {
+    let blocks = read_strictly(file).unwrap();
+    let left = case.verdicts.iter().zip(&blocks);
+    left.map(|(verdict, block)| if block.is_some() { *verdict } else { Verdict::Absent })
+        .collect()
+}
+
+/// The three places where a flush stands between soundness and loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    /// Between the copies and the table that names them.
+    BeforeTable,
+    /// Between the table that gives places up and the copies that use them.
+    AfterTable,
+    /// Between the new footer and the cut.
+    BeforeCut,
+}
+
+/// Leaves out the flushes of one kind.
+fn without_flushes(case: &Case, fault: Fault) -> Vec<Op> {
+    let table = 0x600..0x600 + (case.verdicts.len() + 200) * 4;
+    let mut kept = Vec::new();
+    for (index, op) in case.ops.iter().enumerate() {
+        if matches!(op, Op::Flush) {
+            let since =
+                case.ops[..index].iter().rev().take_while(|op| !matches!(op, Op::Flush));
+            let of_table = |op: &Op| matches!(op, Op::Write { offset, .. } if table.contains(offset));
+            let wrote_table = since.clone().any(of_table);
+            let cuts_next = matches!(case.ops.get(index + 1), Some(Op::SetLen(_)));
+            let cut_before = since.clone().any(|op| matches!(op, Op::SetLen(_)));
+            let kind = match (wrote_table, cuts_next) {
+                (true, _) => Some(Fault::AfterTable),
+                (false, true) => Some(Fault::BeforeCut),
+                (false, false) if !cut_before => Some(Fault::BeforeTable),
+                _ => None,
+            };
+            if kind == Some(fault) {
+                continue;
+            }
+        }
+        kept.push(op.clone());
+    }
+    kept
+}
+
+#[test]
+fn a_flush_left_out_anywhere_is_caught() {
+    for fault in [Fault::BeforeTable, Fault::AfterTable, Fault::BeforeCut] {
+        let mut noise = Noise::new(7);
+        let mut caught = None;
+        let mut states = 0;
+        'cases: for _ in 0..200 {
+            let case = Case::random(&mut noise);
+            let ops = without_flushes(&case, fault);
+            for at in 0..=ops.len() {
+                for _ in 0..4 {
+                    states += 1;
+                    let file = case.state_after(&ops, at, &mut noise);
+                    if let Err(what) = case.judge(&file) {
+                        caught = Some(what);
+                        break 'cases;
+                    }
+                }
+            }
+        }
+        let what =
+            caught.unwrap_or_else(|| panic!("{fault:?}: not caught in {states} states"));
+        println!("{fault:?}: caught after {states} states: {what}");
+    }
+}
