@@ -14,4 +14,6 @@
 )]
 
 mod layering;
+#[cfg(target_os = "linux")]
+mod storage;
 mod support;
