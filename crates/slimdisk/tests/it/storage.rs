@@ -1,5 +1,8 @@
 //! The host file and those who have it: real processes, QEMU, loop devices.
 
+mod copying;
+mod opening;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
