@@ -30,6 +30,7 @@ impl Exclusion {
         self.guards.push(guard);
     }
 
+    #[cfg_attr(windows, expect(dead_code, reason = "Windows offers all it has"))]
     pub(super) fn lack(&mut self, sentence: String) {
         self.missing.push(sentence);
     }
@@ -58,5 +59,6 @@ impl Exclusion {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Held {
     /// The process that holds the lock which was met, where the system tells.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "told by Linux"))]
     pub pid: Option<u32>,
 }

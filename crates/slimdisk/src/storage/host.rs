@@ -437,3 +437,38 @@ fn is_refusal(error: &io::Error) -> bool {
             | ErrorKind::ExecutableFileBusy
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_arrive_without_the_kernels_help() {
+        let path = std::env::temp_dir()
+            .join(format!("slimdisk-plain-copy-{}.img", std::process::id()));
+        let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &data).unwrap();
+        let host = HostFile::open_exclusive(&path).unwrap();
+        host.cloning_refused.store(true, Relaxed);
+        host.kernel_copy_refused.store(true, Relaxed);
+        let copied = host.copy_within(1, 3_000_000, 2_500_000).unwrap();
+        assert_eq!(copied, Copied { cloned: 0 });
+        drop(host);
+        let found = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(found == [&data, &data[1..2_500_001]].concat());
+    }
+
+    #[test]
+    fn a_flush_that_failed_is_not_forgotten() {
+        let path = std::env::temp_dir()
+            .join(format!("slimdisk-flush-{}.img", std::process::id()));
+        std::fs::write(&path, [0; 10]).unwrap();
+        let host = HostFile::open_exclusive(&path).unwrap();
+        host.flush().unwrap();
+        host.flush_failed.store(true, Relaxed);
+        assert_eq!(host.flush().unwrap_err().kind(), Kind::Io);
+        drop(host);
+        std::fs::remove_file(&path).unwrap();
+    }
+}

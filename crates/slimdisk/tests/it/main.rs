@@ -13,6 +13,7 @@
     reason = "a test that meets a surprise should panic, and skips are printed"
 )]
 
+mod faults;
 mod layering;
 #[cfg(target_os = "linux")]
 mod storage;

@@ -4,11 +4,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use slimdisk::storage::{HostFile, ReadAt, Storage};
+use slimdisk::storage::{Guard, HostFile, ReadAt, Storage};
 use slimdisk::{Error, Kind};
 
 use super::super::support::{Noise, Scratch, have, sh, sh_output, skip};
-use super::{file, refusal};
+use super::{Holder, file, in_use_by, refusal};
 
 fn kinds(path: &Path) -> [Kind; 2] {
     [
@@ -137,13 +137,33 @@ fn as_nobody() {
     let public = dir.join("public.img");
     HostFile::open_read(&public).unwrap();
     assert_eq!(refusal(HostFile::open_exclusive(&public)).kind(), Kind::ReadOnly);
+    // Whose descriptors may not be looked at is still seen by the locks.
+    let pid = std::env::var("SLIMDISK_HOLDER").unwrap();
+    for (name, held_by, may_read) in [
+        ("free.img", None, true),
+        ("reads.img", Some(&*pid), true),
+        ("writes.img", Some(&*pid), false),
+        ("denies.img", Some("another program"), false),
+        ("flock.img", Some("another program"), true),
+    ] {
+        let path = dir.join(name);
+        assert_eq!(HostFile::open_read(&path).is_ok(), may_read, "{name}");
+        match (HostFile::open_exclusive(&path), held_by) {
+            (Ok(host), None) => {
+                assert_eq!(host.exclusion().guards(), [Guard::Flock, Guard::QemuLocks]);
+                assert_eq!(host.exclusion().missing().len(), 1);
+            }
+            (opened, Some(who)) => in_use_by(opened, who),
+            (Err(error), None) => panic!("{name}: {error:?}"),
+        }
+    }
     println!("seen as nobody");
 }
 
 #[test]
 fn what_a_user_may_not_do_is_told_apart() {
     let name = "what_a_user_may_not_do_is_told_apart";
-    if !have(name, &["setpriv"]) {
+    if !have(name, &["setpriv", "python3"]) {
         return;
     }
     // Where nobody can go: the folder of the build may be a private one.
@@ -154,19 +174,37 @@ fn what_a_user_may_not_do_is_told_apart() {
         let mode = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(dir.join(name), mode).unwrap();
     };
-    for (name, mode) in
-        [("private.img", 0o600), ("public.img", 0o644), ("locked/disk.img", 0o644)]
-    {
+    for (name, mode) in [
+        ("private.img", 0o600),
+        ("public.img", 0o644),
+        ("locked/disk.img", 0o644),
+        ("free.img", 0o666),
+        ("reads.img", 0o666),
+        ("writes.img", 0o666),
+        ("denies.img", 0o666),
+        ("flock.img", 0o666),
+    ] {
         std::fs::write(dir.join(name), [1; 512]).unwrap();
         set(name, mode);
     }
     set("", 0o755);
     set("locked", 0o700);
     std::fs::copy(std::env::current_exe().unwrap(), dir.join("it")).unwrap();
+    // As QEMU does it, with and without locks that say whose they are.
+    let holder = Holder::python(
+        &dir,
+        "import struct\no=lambda n: open(p+'/'+n,'r+b')\n\
+         a=o('reads.img'); fcntl.lockf(a,fcntl.LOCK_SH,1,100)\n\
+         b=o('writes.img'); fcntl.lockf(b,fcntl.LOCK_SH,1,101)\n\
+         c=o('denies.img'); fcntl.fcntl(c,37,struct.pack('hhqqi',0,0,200,1,0))\n\
+         d=o('flock.img'); fcntl.flock(d,fcntl.LOCK_SH)",
+    );
     let output = sh_output(&format!(
-        "cd / && SLIMDISK_AS_NOBODY={0} setpriv --reuid 65534 --regid 65534 --clear-groups \
+        "export SLIMDISK_HOLDER='(process {1})'
+         cd / && SLIMDISK_AS_NOBODY={0} setpriv --reuid 65534 --regid 65534 --clear-groups \
          {0}/it --ignored --exact storage::opening::as_nobody --nocapture 2>&1",
-        dir.display()
+        dir.display(),
+        holder.0.id()
     ));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     std::fs::remove_dir_all(&dir).unwrap();
