@@ -126,7 +126,7 @@ pub fn examine(
         layout,
         survey,
         file_size,
-        host_bytes: file.host_bytes(),
+        host_bytes: file.host_bytes()?,
     }))
 }
 
@@ -137,7 +137,7 @@ pub fn plan_disk(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report 
     let started = Instant::now();
     let result = HostFile::open_read(path).and_then(|file| {
         let file = Arc::new(Meter::new(file));
-        report.host_bytes_before = file.inner().host_bytes();
+        report.host_bytes_before = file.inner().host_bytes()?;
         let planned = prepare(file.clone(), options, &mut report, hook);
         report.io = IoReport::of_plan(file.counts());
         Ok(match planned.map_err(|e| e.in_file(path))? {
@@ -160,14 +160,14 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
     let result = HostFile::open_exclusive(path).and_then(|file| {
         let times = file.times()?;
         let file = Arc::new(Meter::new(file));
-        report.host_bytes_before = file.inner().host_bytes();
-        report.notes.extend(file.inner().exclusion().missing());
+        report.host_bytes_before = file.inner().host_bytes()?;
+        report.unguarded = file.inner().exclusion().missing().to_vec();
         let done = compact_storage(file.clone(), options, &mut report, hook);
         report.io = IoReport::of_run(file.counts());
-        report.host_bytes_after = Some(file.inner().host_bytes());
+        report.host_bytes_after = file.inner().host_bytes().ok();
         let outcome = done.map_err(|e| e.in_file(path))?;
         if !options.touch && report.io.bytes_written != Some(0) {
-            file.inner().restore_times(&times)?;
+            file.inner().restore_times(times)?;
         }
         Ok(outcome)
     });
@@ -218,7 +218,7 @@ pub fn compact_storage(
         match verify::digest(&*fresh, &verdicts, Phase::VerifyAfter, hook)? {
             None => return Ok(Outcome::Cancelled),
             Some(after) if after == before => {
-                report.verified = Some(after.to_hex().to_string())
+                report.verified = Some(after.to_hex().to_string());
             }
             Some(_) => {
                 return Err(Error::new(

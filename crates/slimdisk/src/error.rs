@@ -175,6 +175,19 @@ impl Error {
 
 /// The kind an operating system error stands for.
 fn kind_of(error: &io::Error) -> Kind {
+    // Codes of Windows that std gives no kind of its own, or one that says less.
+    #[cfg(windows)]
+    match error.raw_os_error() {
+        // ERROR_PATH_NOT_FOUND
+        Some(3) => return Kind::PathNotFound,
+        // ERROR_WRITE_PROTECT
+        Some(19) => return Kind::ReadOnly,
+        // ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION, ERROR_USER_MAPPED_FILE
+        Some(32 | 33 | 1224) => return Kind::InUse,
+        // ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL
+        Some(39 | 112) => return Kind::DiskFull,
+        _ => {}
+    }
     match error.kind() {
         io::ErrorKind::StorageFull
         | io::ErrorKind::QuotaExceeded

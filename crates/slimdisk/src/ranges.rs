@@ -41,6 +41,7 @@ impl Ranges {
     }
 
     /// The ranges in ascending order.
+    #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Range<u64>> + '_ {
         self.0.iter().cloned()
     }

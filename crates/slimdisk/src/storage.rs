@@ -5,16 +5,17 @@
 //! thing, [`Meter`] counts what passes through, and tests bring their own
 //! storages that lose power or fail on request.
 
+mod exclusion;
 mod host;
 mod meter;
 // The platform layer: the only code of the library that talks to the operating
 // system directly, and so the only place where `unsafe` is allowed.
 #[cfg(unix)]
-#[allow(unsafe_code, reason = "system calls that std does not wrap")]
+#[expect(unsafe_code, reason = "system calls that std does not wrap")]
 #[path = "storage/unix.rs"]
 mod platform;
 #[cfg(windows)]
-#[allow(unsafe_code, reason = "system calls that std does not wrap")]
+#[expect(unsafe_code, reason = "system calls that std does not wrap")]
 #[path = "storage/windows.rs"]
 mod platform;
 
@@ -23,7 +24,8 @@ use std::sync::Arc;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-pub use self::host::{Exclusion, HostFile};
+pub use self::exclusion::{Exclusion, Guard};
+pub use self::host::{HostFile, Times};
 pub use self::meter::{IoCounts, Meter};
 use crate::error::{Error, Kind, Result};
 
@@ -92,10 +94,10 @@ pub fn read_struct<T: FromBytes + IntoBytes>(
 }
 
 /// The error of a read past the end of what is there.
-pub(crate) fn past_the_end(offset: u64, len: usize, end: u64) -> Error {
+pub(crate) fn past_the_end(offset: u64, len: u64, end: u64) -> Error {
     Error::new(
         Kind::InvalidImage,
-        format!("a structure of {len} bytes lies beyond the end ({end} bytes)"),
+        format!("{len} bytes to be read here lie beyond the end ({end} bytes)"),
     )
     .at(offset)
 }
@@ -124,7 +126,7 @@ impl ReadAt for Section<'_> {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         match offset.checked_add(buf.len() as u64) {
             Some(end) if end <= self.len => self.whole.read_at(self.start + offset, buf),
-            _ => Err(past_the_end(offset, buf.len(), self.len)),
+            _ => Err(past_the_end(offset, buf.len() as u64, self.len)),
         }
     }
 
@@ -150,7 +152,7 @@ impl ReadAt for Vec<u8> {
         let found = usize::try_from(offset)
             .ok()
             .and_then(|start| self.get(start..start.checked_add(buf.len())?))
-            .ok_or_else(|| past_the_end(offset, buf.len(), ReadAt::len(self)))?;
+            .ok_or_else(|| past_the_end(offset, buf.len() as u64, ReadAt::len(self)))?;
         buf.copy_from_slice(found);
         Ok(())
     }

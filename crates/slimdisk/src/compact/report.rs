@@ -169,6 +169,9 @@ pub struct Report {
     pub volumes: Vec<VolumeReport>,
     /// What is odd, in sentences.
     pub notes: Vec<String>,
+    /// Which of the locks that keep others out of the file could not be had, and
+    /// why; empty where all hold, and of a plan.
+    pub unguarded: Vec<String>,
     /// What was read and written; a plan has only what was read.
     pub io: IoReport,
     /// The digest of the live guest bytes, when `--verify` found it unchanged.
@@ -204,6 +207,7 @@ impl Report {
             kept: KeptBytes::default(),
             volumes: Vec::new(),
             notes: Vec::new(),
+            unguarded: Vec::new(),
             io: IoReport::default(),
             verified: None,
             elapsed_seconds: 0.0,

@@ -412,7 +412,7 @@ impl ReadAt for SparseVhd {
         }
         if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.virtual_size)
         {
-            return Err(past_the_end(offset, buf.len(), self.virtual_size));
+            return Err(past_the_end(offset, buf.len() as u64, self.virtual_size));
         }
         while !buf.is_empty() {
             let block =

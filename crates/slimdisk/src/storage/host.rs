@@ -2,57 +2,232 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, FileTimes, Metadata};
+use std::io::{self, ErrorKind};
 use std::ops::Range;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use super::exclusion::{Exclusion, Guard, Held};
 use super::{Copied, ReadAt, Storage, past_the_end, platform};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+
+/// How long somebody who has the file open is given to close it: long enough for
+/// an indexer's glance, too short to be noticed.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// The most memory a copy through it takes, in bytes.
+const COPY_BUFFER: u64 = 1 << 20;
 
 /// A file of the host, opened by name.
+///
+/// Links are followed; what is opened, locked and named in errors is the file
+/// they lead to.
 pub struct HostFile {
     file: File,
+    path: PathBuf,
+    exclusion: Exclusion,
     len: AtomicU64,
+    /// What this process may write up to, in bytes.
+    size_limit: u64,
+    /// The unit of cloning, in bytes.
+    block_size: u64,
+    cloning_refused: AtomicBool,
+    kernel_copy_refused: AtomicBool,
+    /// The length or the times have changed since the last flush.
+    metadata_changed: AtomicBool,
+    flush_failed: AtomicBool,
 }
 
-/// What keeps others out of a file opened for writing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Exclusion {}
+/// The times of a file, to be given back to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Times(FileTimes);
 
 impl HostFile {
-    /// Opens `path` for reading only.
+    /// Opens `path` for reading only; leaves no trace where that is allowed.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::InUse`] if somebody can be seen to write to it,
+    /// [`Kind::NotFound`], [`Kind::PathNotFound`], [`Kind::AccessDenied`], and
+    /// [`Kind::InvalidArgument`] for what is not a regular file.
     pub fn open_read(path: &Path) -> Result<Self> {
-        Self::from_file(File::open(path), path)
+        open_patiently(path, |path| {
+            let (file, _) = open_to_look(path)?;
+            Self::new(file, path, Exclusion::default())
+        })
     }
 
     /// Opens `path` for writing, to the exclusion of everybody else.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::InUse`] if anybody else has it, [`Kind::ReadOnly`] if it may be
+    /// read only or is marked so, and those of [`HostFile::open_read`].
     pub fn open_exclusive(path: &Path) -> Result<Self> {
-        Self::from_file(OpenOptions::new().read(true).write(true).open(path), path)
+        open_patiently(path, |path| {
+            // Looking first matters: to open it for writing would make another
+            // run of this program stop and step aside.
+            let (file, metadata) = open_to_look(path)?;
+            drop(file);
+            if metadata.permissions().readonly() {
+                // Even for root, whom the mark would not stop.
+                return Err(Trouble::Other(Error::new(
+                    Kind::ReadOnly,
+                    "the file is marked read-only: nobody has permission to write",
+                )));
+            }
+            let file = platform::open_write(path).map_err(|e| match e.kind() {
+                ErrorKind::PermissionDenied => Trouble::Other(
+                    Error::new(Kind::ReadOnly, "the file may be read, but not written")
+                        .with_source(e),
+                ),
+                _ => trouble(e),
+            })?;
+            let exclusion = platform::exclude(&file).map_err(Trouble::Held)?;
+            Self::new(file, path, exclusion)
+        })
     }
 
-    /// temp
-    pub fn host_bytes(&self) -> u64 {
-        0
+    fn new(file: File, path: &Path, exclusion: Exclusion) -> Result<Self, Trouble> {
+        let metadata = file.metadata().map_err(trouble)?;
+        must_be_regular(&metadata)?;
+        Ok(HostFile {
+            path: path.to_owned(),
+            exclusion,
+            len: AtomicU64::new(metadata.len()),
+            size_limit: platform::size_limit(),
+            block_size: platform::block_size(&metadata),
+            cloning_refused: AtomicBool::new(false),
+            kernel_copy_refused: AtomicBool::new(false),
+            metadata_changed: AtomicBool::new(false),
+            flush_failed: AtomicBool::new(false),
+            file,
+        })
     }
-    /// temp
-    pub fn times(&self) -> Result<()> {
-        Ok(())
+
+    /// The path of the file itself, after following links.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
-    /// temp
-    pub fn restore_times(&self, _: &()) -> Result<()> {
-        Ok(())
+
+    /// What keeps others out, and what does not.
+    #[must_use]
+    pub fn exclusion(&self) -> &Exclusion {
+        &self.exclusion
     }
-    /// temp
-    pub fn exclusion(&self) -> Exclusion {
-        Exclusion {}
+
+    /// Bytes the file takes on the host's medium, holes left out.
+    pub fn host_bytes(&self) -> Result<u64> {
+        self.file
+            .metadata()
+            .and_then(|metadata| platform::host_bytes(&self.file, &metadata))
+            .map_err(|e| self.error("cannot ask for the file's size on the host", e))
     }
-    fn from_file(file: std::io::Result<File>, path: &Path) -> Result<Self> {
-        let found = file.and_then(|file| {
-            let len = AtomicU64::new(file.metadata()?.len());
-            Ok(HostFile { file, len })
+
+    /// When the file was last changed and read.
+    ///
+    /// Differencing images and backup catalogues refer to the time of the last
+    /// change; compacting changes nothing they mean.
+    pub fn times(&self) -> Result<Times> {
+        let times = self.file.metadata().and_then(|metadata| {
+            let times = FileTimes::new().set_modified(metadata.modified()?);
+            Ok(match metadata.accessed() {
+                Ok(accessed) => times.set_accessed(accessed),
+                Err(_) => times,
+            })
         });
-        found.map_err(|e| Error::io("cannot open the file", e).in_file(path))
+        times.map(Times).map_err(|e| self.error("cannot ask for the file's times", e))
+    }
+
+    /// Gives the file back the times it had; durable after the next flush.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::AccessDenied`] if the file is somebody else's: writing to a file
+    /// does not include a say in its times.
+    pub fn restore_times(&self, times: Times) -> Result<()> {
+        self.metadata_changed.store(true, Relaxed);
+        self.file
+            .set_times(times.0)
+            .map_err(|e| self.error("cannot restore the file's times", e))
+    }
+
+    fn error(&self, what: &'static str, source: io::Error) -> Error {
+        Error::io(what, source).in_file(&self.path)
+    }
+
+    /// The end of `len` bytes at `offset`, if this process may write there.
+    fn end_of_write(&self, offset: u64, len: u64) -> Result<u64> {
+        offset.checked_add(len).filter(|end| *end <= self.size_limit).ok_or_else(|| {
+            let why = "the file would pass the size that this process may write \
+                       (ulimit -f)";
+            self.error(why, ErrorKind::FileTooLarge.into()).at(offset)
+        })
+    }
+
+    /// Notes that the file reaches up to `end` now.
+    fn written_up_to(&self, end: u64) {
+        if self.len.fetch_max(end, Relaxed) < end {
+            self.metadata_changed.store(true, Relaxed);
+        }
+    }
+
+    /// Shares `len` bytes with another place, if the file system can; all three
+    /// in whole blocks.
+    fn clone_range(&self, from: u64, to: u64, len: u64) -> Result<bool> {
+        match platform::clone_range(&self.file, from, to, len) {
+            Ok(()) => {
+                self.written_up_to(to + len);
+                Ok(true)
+            }
+            Err(e) if is_refusal(&e) => {
+                self.cloning_refused.store(true, Relaxed);
+                Ok(false)
+            }
+            // To overwrite can still be possible where the file system has no
+            // room to note what is shared.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(self.error("cannot clone", e).at(from)),
+        }
+    }
+
+    /// Copies without cloning.
+    fn copy_bytes(&self, from: u64, to: u64, len: u64) -> Result<()> {
+        let mut done = 0;
+        while done < len && !self.kernel_copy_refused.load(Relaxed) {
+            match platform::copy_range(&self.file, from + done, to + done, len - done) {
+                Ok(0) => break,
+                Ok(n) => {
+                    done += n.min(len - done);
+                    self.written_up_to(to + done);
+                }
+                Err(e) if is_refusal(&e) => {
+                    self.kernel_copy_refused.store(true, Relaxed);
+                }
+                Err(e) => return Err(self.error("cannot copy", e).at(from + done)),
+            }
+        }
+        let size = usize::try_from((len - done).min(COPY_BUFFER)).unwrap_or(0);
+        let mut buf = vec![0; size];
+        while done < len {
+            let n = usize::try_from(len - done).unwrap_or(size).min(size);
+            let (part, _) = buf.split_at_mut(n);
+            self.read_at(from + done, part)?;
+            self.write_at(to + done, part)?;
+            done += n as u64;
+        }
+        Ok(())
     }
 }
 
@@ -64,51 +239,236 @@ impl ReadAt for HostFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         match offset.checked_add(buf.len() as u64) {
             Some(end) if end <= self.len() => platform::read_at(&self.file, offset, buf)
-                .map_err(|e| Error::io("cannot read", e).at(offset)),
-            _ => Err(past_the_end(offset, buf.len(), self.len())),
+                .map_err(|e| self.error("cannot read", e).at(offset)),
+            _ => {
+                Err(past_the_end(offset, buf.len() as u64, self.len())
+                    .in_file(&self.path))
+            }
         }
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
-        Ok(Some(offset..self.len()).filter(|range| range.start < range.end))
+        let len = self.len();
+        if offset >= len {
+            return Ok(None);
+        }
+        // A file system that does not know its holes has none.
+        let found =
+            platform::next_data(&self.file, offset, len).unwrap_or(Some(offset..len));
+        Ok(found
+            .map(|range| range.start.max(offset)..range.end.min(len))
+            .filter(|range| range.start < range.end))
     }
 }
 
 impl Storage for HostFile {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let end = self.end_of_write(offset, data.len() as u64)?;
         platform::write_at(&self.file, offset, data)
-            .map_err(|e| Error::io("cannot write", e).at(offset))?;
-        self.len.fetch_max(offset + data.len() as u64, Relaxed);
+            .map_err(|e| self.error("cannot write", e).at(offset))?;
+        self.written_up_to(end);
         Ok(())
     }
 
     fn flush(&self) -> Result<()> {
-        self.file.sync_data().map_err(|e| Error::io("cannot flush", e))
+        // The system reports a lost write once and then calls the medium clean;
+        // it is not.
+        if self.flush_failed.load(Relaxed) {
+            return Err(Error::new(
+                Kind::Io,
+                "an earlier flush failed, and what was lost then is unknown",
+            )
+            .in_file(&self.path));
+        }
+        let done = if self.metadata_changed.swap(false, Relaxed) {
+            self.file.sync_all()
+        } else {
+            self.file.sync_data()
+        };
+        done.map_err(|e| {
+            self.flush_failed.store(true, Relaxed);
+            self.error("cannot flush", e)
+        })
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len).map_err(|e| Error::io("cannot change the length", e))?;
+        if len > self.len() {
+            self.end_of_write(len, 0)?;
+        }
+        self.file
+            .set_len(len)
+            .map_err(|e| self.error("cannot change the length", e).at(len))?;
+        self.metadata_changed.store(true, Relaxed);
         self.len.store(len, Relaxed);
         Ok(())
     }
 
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied> {
-        let mut buf = vec![0; usize::try_from(len).unwrap_or(1 << 20).min(1 << 20)];
-        let mut done = 0;
-        while done < len {
-            let n = usize::try_from(len - done).unwrap_or(buf.len()).min(buf.len());
-            let (part, _) = buf.split_at_mut(n);
-            self.read_at(from + done, part)?;
-            self.write_at(to + done, part)?;
-            done += n as u64;
+        let end = from
+            .checked_add(len)
+            .filter(|end| *end <= self.len())
+            .ok_or_else(|| past_the_end(from, len, self.len()).in_file(&self.path))?;
+        let end_of_target = self.end_of_write(to, len)?;
+        if from < end_of_target && to < end {
+            return Err(Error::new(
+                Kind::InvalidArgument,
+                "a copy would overlap what it copies",
+            )
+            .at(from)
+            .in_file(&self.path));
         }
+        // Where both places lie alike in the file system's blocks, the whole
+        // blocks among them can be shared.
+        let block = self.block_size.max(1);
+        let head = (block - from % block) % block;
+        let middle = len.saturating_sub(head) / block * block;
+        if from % block == to % block
+            && middle > 0
+            && !self.cloning_refused.load(Relaxed)
+            && self.clone_range(from + head, to + head, middle)?
+        {
+            let tail = head + middle;
+            self.copy_bytes(from, to, head)?;
+            self.copy_bytes(from + tail, to + tail, len - tail)?;
+            return Ok(Copied { cloned: middle });
+        }
+        self.copy_bytes(from, to, len)?;
         Ok(Copied { cloned: 0 })
+    }
+
+    fn still_exclusive(&self) -> Result<()> {
+        if !self.exclusion.holds(Guard::Lease) {
+            return Ok(());
+        }
+        match platform::still_exclusive(&self.file) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::new(
+                Kind::InUse,
+                "another program opened the image for writing while it was being \
+                 compacted; stopped at a sound point",
+            )
+            .in_file(&self.path)),
+            Err(e) => Err(self.error("cannot ask for the state of the lease", e)),
+        }
     }
 }
 
-impl Exclusion {
-    /// temp
-    pub fn missing(&self) -> Vec<String> {
-        Vec::new()
+/// Why a file could not be opened.
+enum Trouble {
+    Held(Held),
+    Other(Error),
+}
+
+fn trouble(error: io::Error) -> Trouble {
+    match Error::io("cannot open the file", error) {
+        error if error.kind() == Kind::InUse => Trouble::Held(Held::default()),
+        error => Trouble::Other(error),
+    }
+}
+
+/// Follows links and opens what they lead to; waits a moment for whoever has it,
+/// and says who that is.
+fn open_patiently(
+    path: &Path,
+    open: impl Fn(&Path) -> Result<HostFile, Trouble>,
+) -> Result<HostFile> {
+    let real = platform::real_path(path).map_err(|e| {
+        let error = match folder_of(path) {
+            Some(folder) if e.kind() == ErrorKind::NotFound && !folder.exists() => {
+                Error::new(Kind::PathNotFound, "the file's folder does not exist")
+                    .with_source(e)
+            }
+            _ => Error::io("cannot find the file", e),
+        };
+        error.in_file(path)
+    })?;
+    let start = Instant::now();
+    loop {
+        match open(&real) {
+            Ok(file) => return Ok(file),
+            Err(Trouble::Other(error)) => return Err(error.in_file(real)),
+            Err(Trouble::Held(_)) if start.elapsed() < PATIENCE => {
+                sleep(PATIENCE / 15);
+            }
+            Err(Trouble::Held(held)) => {
+                let what = match platform::holder(&real, held) {
+                    Some(name) => format!("the file is in use by {name}"),
+                    None => "the file is in use by another program".to_owned(),
+                };
+                return Err(Error::new(Kind::InUse, what).in_file(real));
+            }
+        }
+    }
+}
+
+fn folder_of(path: &Path) -> Option<&Path> {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty())
+}
+
+/// Opens a regular file for reading, if nobody writes to it.
+fn open_to_look(path: &Path) -> Result<(File, Metadata), Trouble> {
+    // To open a device can have effects, so ask first.
+    must_be_regular(&path.metadata().map_err(trouble)?)?;
+    let file = platform::open_read(path).map_err(trouble)?;
+    platform::share(&file).map_err(Trouble::Held)?;
+    let metadata = file.metadata().map_err(trouble)?;
+    Ok((file, metadata))
+}
+
+fn must_be_regular(metadata: &Metadata) -> Result<(), Trouble> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let name = platform::type_name(metadata.file_type());
+    Err(Trouble::Other(Error::new(
+        Kind::InvalidArgument,
+        format!("this is {name}; only image files can be opened"),
+    )))
+}
+
+/// Whether the system does not offer an operation here, as opposed to failing it.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Unsupported
+            | ErrorKind::InvalidInput
+            | ErrorKind::CrossesDevices
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ExecutableFileBusy
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_arrive_without_the_kernels_help() {
+        let path = std::env::temp_dir()
+            .join(format!("slimdisk-plain-copy-{}.img", std::process::id()));
+        let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &data).unwrap();
+        let host = HostFile::open_exclusive(&path).unwrap();
+        host.cloning_refused.store(true, Relaxed);
+        host.kernel_copy_refused.store(true, Relaxed);
+        let copied = host.copy_within(1, 3_000_000, 2_500_000).unwrap();
+        assert_eq!(copied, Copied { cloned: 0 });
+        drop(host);
+        let found = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(found == [&data, &data[1..2_500_001]].concat());
+    }
+
+    #[test]
+    fn a_flush_that_failed_is_not_forgotten() {
+        let path = std::env::temp_dir()
+            .join(format!("slimdisk-flush-{}.img", std::process::id()));
+        std::fs::write(&path, [0; 10]).unwrap();
+        let host = HostFile::open_exclusive(&path).unwrap();
+        host.flush().unwrap();
+        host.flush_failed.store(true, Relaxed);
+        assert_eq!(host.flush().unwrap_err().kind(), Kind::Io);
+        drop(host);
+        std::fs::remove_file(&path).unwrap();
     }
 }

@@ -1,8 +1,121 @@
-//! Unix.
+//! Unix, and what only Linux has of it.
 
-use std::fs::File;
-use std::io::Result;
-use std::os::unix::fs::FileExt;
+#[cfg(target_os = "linux")]
+#[path = "unix/exclusion.rs"]
+mod exclusion;
+#[cfg(target_os = "linux")]
+#[path = "unix/holder.rs"]
+mod holder;
+#[cfg(target_os = "linux")]
+#[path = "unix/kernel_copy.rs"]
+mod kernel_copy;
+
+use std::fs::{File, FileType, Metadata, OpenOptions, TryLockError};
+use std::io::Error;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::exclusion::{Exclusion, Guard, Held};
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(target_os = "linux")]
+pub use self::exclusion::{exclude, still_exclusive};
+#[cfg(target_os = "linux")]
+pub use self::holder::name as holder;
+#[cfg(target_os = "linux")]
+pub use self::kernel_copy::{clone_range, copy_range, next_data};
+#[cfg(not(target_os = "linux"))]
+pub use self::plain::*;
+
+/// The path without links.
+pub fn real_path(path: &Path) -> Result<PathBuf> {
+    path.canonicalize()
+}
+
+/// What a file is that is not a regular one.
+pub fn type_name(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_dir() => "a folder",
+        kind if kind.is_block_device() => "a block device",
+        kind if kind.is_char_device() => "a character device",
+        kind if kind.is_fifo() => "a named pipe",
+        kind if kind.is_socket() => "a socket",
+        _ => "not a regular file",
+    }
+}
+
+/// Opens a regular file for reading, without waiting for anybody.
+pub fn open_read(path: &Path) -> Result<File> {
+    open(path, OpenOptions::new().read(true))
+}
+
+/// Opens a regular file for reading and writing, without waiting for anybody.
+pub fn open_write(path: &Path) -> Result<File> {
+    open(path, OpenOptions::new().read(true).write(true))
+}
+
+fn open(path: &Path, options: &mut OpenOptions) -> Result<File> {
+    // A lease of somebody else makes an open wait; this one fails instead
+    // (EWOULDBLOCK). Nor does it wait for a pipe's other end.
+    let flags = libc::O_NONBLOCK;
+    #[cfg(target_os = "linux")]
+    match options.custom_flags(flags | libc::O_NOATIME).open(path) {
+        // Only the owner may look without leaving a trace.
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => {}
+        done => return done,
+    }
+    options.custom_flags(flags).open(path)
+}
+
+/// Joins those who read the file; fails if somebody writes to it, as far as
+/// locks tell.
+pub fn share(file: &File) -> Result<(), Held> {
+    #[cfg(target_os = "linux")]
+    exclusion::writing_qemu(file)?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => Err(Held::default()),
+        // Where there are no locks, nothing can be told.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+    }
+}
+
+fn flock_exclusive(file: &File, exclusion: &mut Exclusion) -> Result<(), Held> {
+    match file.try_lock() {
+        Ok(()) => exclusion.add(Guard::Flock),
+        Err(TryLockError::WouldBlock) => return Err(Held::default()),
+        Err(TryLockError::Error(e)) => exclusion.lack(format!(
+            "no lock (flock) could be had ({e}): another run of this program, or one \
+             that uses such locks, is not seen"
+        )),
+    }
+    Ok(())
+}
+
+/// The largest offset this process may write up to (`RLIMIT_FSIZE`).
+///
+/// A write past it would not only fail: its signal, SIGXFSZ, ends the process.
+pub fn size_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable for the whole call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) } != 0
+        || limit.rlim_cur == libc::RLIM_INFINITY
+    {
+        return u64::MAX;
+    }
+    limit.rlim_cur
+}
+
+/// Bytes the file takes on the host.
+pub fn host_bytes(_: &File, metadata: &Metadata) -> Result<u64> {
+    // `st_blocks` counts units of 512 bytes, whatever the block size.
+    Ok(metadata.blocks().saturating_mul(512))
+}
+
+/// The unit in which the file system can share bytes.
+pub fn block_size(metadata: &Metadata) -> u64 {
+    metadata.blksize()
+}
 
 pub fn read_at(file: &File, offset: u64, buf: &mut [u8]) -> Result<()> {
     file.read_exact_at(buf, offset)
@@ -10,4 +123,51 @@ pub fn read_at(file: &File, offset: u64, buf: &mut [u8]) -> Result<()> {
 
 pub fn write_at(file: &File, offset: u64, data: &[u8]) -> Result<()> {
     file.write_all_at(data, offset)
+}
+
+/// What other Unix systems do without.
+#[cfg(not(target_os = "linux"))]
+mod plain {
+    use std::fs::File;
+    use std::io::{Error, ErrorKind};
+    use std::ops::Range;
+    use std::path::Path;
+
+    use super::{Exclusion, Held, Result};
+
+    pub fn exclude(file: &File) -> Result<Exclusion, Held> {
+        let mut exclusion = Exclusion::default();
+        exclusion.lack(
+            "this system grants no leases: programs that have the file open without \
+             locking it are not seen"
+                .to_owned(),
+        );
+        super::flock_exclusive(file, &mut exclusion)?;
+        exclusion.lack(
+            "QEMU's byte-range locks are taken on Linux only: a QEMU program does not \
+             see that the file is being changed, nor is it seen"
+                .to_owned(),
+        );
+        Ok(exclusion)
+    }
+
+    pub fn still_exclusive(_: &File) -> Result<bool> {
+        Ok(true)
+    }
+
+    pub fn holder(_: &Path, _: Held) -> Option<String> {
+        None
+    }
+
+    pub fn clone_range(_: &File, _: u64, _: u64, _: u64) -> Result<()> {
+        Err(Error::from(ErrorKind::Unsupported))
+    }
+
+    pub fn copy_range(_: &File, _: u64, _: u64, _: u64) -> Result<u64> {
+        Err(Error::from(ErrorKind::Unsupported))
+    }
+
+    pub fn next_data(_: &File, _: u64, _: u64) -> Result<Option<Range<u64>>> {
+        Err(Error::from(ErrorKind::Unsupported))
+    }
 }

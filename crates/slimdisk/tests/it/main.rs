@@ -14,7 +14,10 @@
 )]
 
 mod crash;
+mod faults;
 mod layering;
 mod planner;
+#[cfg(target_os = "linux")]
+mod storage;
 mod support;
 mod vhd_model;

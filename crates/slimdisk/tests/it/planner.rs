@@ -18,7 +18,7 @@ fn cases() -> impl Strategy<Value = (Layout, Vec<Verdict>)> {
         .prop_map(|(blocks, sectors, modulus, tail)| {
             let (unit, modulus) = (512 * sectors, 512 * modulus);
             let remainder = (modulus - 512) % modulus;
-            let mut reserved: Ranges = [0..1536].into_iter().collect();
+            let mut reserved: Ranges = std::iter::once(0..1536).collect();
             let mut extents = Vec::new();
             let mut verdicts = Vec::new();
             let mut at = 1536u64;
