@@ -20,4 +20,5 @@ mod planner;
 #[cfg(target_os = "linux")]
 mod storage;
 mod support;
+mod vhd;
 mod vhd_model;

@@ -64,10 +64,13 @@ impl Shape {
         Noise::new(self.seed ^ u64::from(block)).bytes(self.block_size)
     }
 
-    /// The sector bitmap of a block: not all ones, to see that it moves along.
+    /// The sector bitmap of a block, marked in its padding to see that it moves
+    /// along.
     pub fn bitmap(&self, block: u32) -> Vec<u8> {
         let mut bitmap = vec![0xFF; self.bitmap_len()];
-        bitmap[0] = block as u8;
+        if self.block_size < 2 << 20 {
+            bitmap[511] = block as u8;
+        }
         bitmap
     }
 
