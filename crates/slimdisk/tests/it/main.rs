@@ -15,4 +15,5 @@
 
 mod layering;
 mod partition;
+mod signature;
 mod support;
