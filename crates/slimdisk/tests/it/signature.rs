@@ -146,12 +146,20 @@ fn what_blkid_believes_is_named() {
     let cases: &[(&str, &str, u64, Patches<'_>)] = &[
         ("Linux RAID", "linux_raid_member", size, &[(0, &md1(0))]),
         ("Linux RAID", "linux_raid_member", size, &[(4096, &md1(4096))]),
-        ("Linux RAID", "linux_raid_member", odd, &[(end_1_0 as i64, &md1(end_1_0))]),
         (
             "Linux RAID",
             "linux_raid_member",
             odd,
-            &[(((odd & !65535) - 65536) as i64, b"\xFC\x4E\x2B\xA9\0\0\0\0\x5A\0\0\0")],
+            &[(end_1_0.cast_signed(), &md1(end_1_0))],
+        ),
+        (
+            "Linux RAID",
+            "linux_raid_member",
+            odd,
+            &[(
+                ((odd & !65535) - 65536).cast_signed(),
+                b"\xFC\x4E\x2B\xA9\0\0\0\0\x5A\0\0\0",
+            )],
         ),
         ("DRBD", "drbd", size, &[(-4096 + 60, b"\x83\x74\x02\x6B")]),
         ("DRBD", "drbd", size, &[(-4096 + 60, b"\x83\x74\x02\x6D")]),
@@ -222,7 +230,8 @@ fn what_blkid_believes_is_named() {
     for (name, blkid_name, len, patches) in cases {
         let mut bytes = vec![0; *len as usize];
         for (at, patch) in *patches {
-            let at = if *at < 0 { *len as i64 + at } else { *at } as usize;
+            let base = if *at < 0 { *len } else { 0 };
+            let at = base.checked_add_signed(*at).unwrap() as usize;
             bytes[at..at + patch.len()].copy_from_slice(patch);
         }
         assert_eq!(names(&bytes).unwrap(), [*name], "{patches:?}");
