@@ -11,6 +11,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod signature;
+
+use std::fmt;
 use std::ops::Range;
 
 use crate::error::Result;
@@ -18,6 +21,61 @@ use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
 pub static FILE_SYSTEMS: &[&dyn FileSystem] = &[];
+
+/// What a volume is, by every signature it bears.
+#[derive(Clone)]
+pub enum Identity {
+    /// One of [`FILE_SYSTEMS`] and nothing else.
+    Known(&'static dyn FileSystem),
+    /// Something that is named but not read: nothing in it is free.
+    Foreign(&'static str),
+    /// It bears the signatures of several things; nobody can tell which of them is
+    /// the living one, so nothing in it is free.
+    Ambiguous(Vec<&'static str>),
+    /// No signature at all.
+    Nothing,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identity::Known(system) => {
+                f.debug_tuple("Known").field(&system.name()).finish()
+            }
+            Identity::Foreign(name) => f.debug_tuple("Foreign").field(name).finish(),
+            Identity::Ambiguous(names) => {
+                f.debug_tuple("Ambiguous").field(names).finish()
+            }
+            Identity::Nothing => f.write_str("Nothing"),
+        }
+    }
+}
+
+/// Asks all of [`FILE_SYSTEMS`] and all [`signature`]s what `volume` is.
+pub fn identify(volume: &dyn ReadAt) -> Result<Identity> {
+    identify_among(FILE_SYSTEMS, volume)
+}
+
+fn identify_among(
+    systems: &[&'static dyn FileSystem],
+    volume: &dyn ReadAt,
+) -> Result<Identity> {
+    let mut known = Vec::new();
+    for system in systems {
+        if system.probe(volume)? {
+            known.push(*system);
+        }
+    }
+    let foreign = signature::names(volume)?;
+    Ok(match (known.as_slice(), foreign.as_slice()) {
+        ([], []) => Identity::Nothing,
+        ([system], []) => Identity::Known(*system),
+        ([], [name]) => Identity::Foreign(name),
+        _ => Identity::Ambiguous(
+            known.iter().map(|system| system.name()).chain(foreign).collect(),
+        ),
+    })
+}
 
 /// What the user allows beyond the safe default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,23 +135,57 @@ pub struct Findings {
     pub untrusted: Option<String>,
 }
 
-/// temp
-pub enum Identity {
-    /// a
-    Known(&'static dyn FileSystem),
-    /// a
-    Foreign(&'static str),
-    /// a
-    Ambiguous(Vec<&'static str>),
-    /// a
-    Nothing,
-}
-/// temp
-pub fn identify(volume: &dyn ReadAt) -> Result<Identity> {
-    for f in FILE_SYSTEMS {
-        if f.probe(volume)? {
-            return Ok(Identity::Known(*f));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Knows its volume by one byte.
+    struct Fake(&'static str, u64, u8);
+
+    impl FileSystem for Fake {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn probe(&self, volume: &dyn ReadAt) -> Result<bool> {
+            let mut byte = [0];
+            volume.read_at(self.1, &mut byte)?;
+            Ok(byte[0] == self.2)
+        }
+
+        fn survey(
+            &self,
+            _: &dyn ReadAt,
+            _: &Allowances,
+            _: &mut FreeSink<'_>,
+        ) -> Result<Findings> {
+            Ok(Findings::default())
         }
     }
-    Ok(Identity::Nothing)
+
+    #[test]
+    fn only_a_lone_signature_is_believed() {
+        let systems: &[&'static dyn FileSystem] =
+            &[&Fake("a", 2000, 1), &Fake("b", 2001, 1)];
+        let identity = |changes: &[(usize, &[u8])]| {
+            let mut volume = vec![0; 1 << 20];
+            for (at, bytes) in changes {
+                volume[*at..][..bytes.len()].copy_from_slice(bytes);
+            }
+            format!("{:?}", identify_among(systems, &volume).unwrap())
+        };
+        let (a, b, luks, swap): (_, _, (_, &[u8]), (_, &[u8])) = (
+            (2000, &[1u8][..]),
+            (2001, &[1u8][..]),
+            (0, b"LUKS\xBA\xBE"),
+            (4086, b"SWAPSPACE2"),
+        );
+        assert_eq!(identity(&[]), "Nothing");
+        assert_eq!(identity(&[a]), r#"Known("a")"#);
+        assert_eq!(identity(&[b]), r#"Known("b")"#);
+        assert_eq!(identity(&[a, b]), r#"Ambiguous(["a", "b"])"#);
+        assert_eq!(identity(&[luks]), r#"Foreign("LUKS")"#);
+        assert_eq!(identity(&[a, luks]), r#"Ambiguous(["a", "LUKS"])"#);
+        assert_eq!(identity(&[swap, luks]), r#"Ambiguous(["LUKS", "Linux swap"])"#);
+    }
 }

@@ -74,15 +74,15 @@ pub fn survey(
     let mut trusted = Vec::new();
     if options.mode != Mode::Prezeroed {
         let found = partition::read_table(image)?;
-        for (partition, range) in sections(image, &found) {
+        for Place { partition, range, opaque } in places(image, &found) {
             let at =
                 Progress { phase: Phase::Map, done: range.start, total: image.len() };
             if hook(at).is_break() {
                 return Ok(None);
             }
             let volume = Section::new(image, range.clone());
-            let (report, file_system) = match &found.untrusted {
-                Some(reason) => (unknown(Some(reason.clone())), None),
+            let (report, file_system) = match opaque {
+                Some(reason) => (unknown(Some(reason)), None),
                 None => {
                     judge.survey_volume(&volume, range.start, &options.allow, hook)?
                 }
@@ -142,12 +142,34 @@ pub fn survey(
     Ok(Some(Survey { table, volumes, verdicts, kept }))
 }
 
-/// The places where volumes may lie: the partitions, or all of a disk without a
-/// partition table.
-fn sections(disk: &dyn ReadAt, table: &PartitionTable) -> Vec<(Option<u32>, Range<u64>)> {
+/// Where a volume may lie.
+struct Place {
+    partition: Option<u32>,
+    range: Range<u64>,
+    /// Why it is not read, if it is not.
+    opaque: Option<String>,
+}
+
+/// The partitions, or all of a disk without a partition table.
+fn places(disk: &dyn ReadAt, table: &PartitionTable) -> Vec<Place> {
+    let distrust = &table.untrusted;
     match table.scheme {
-        Scheme::Bare => vec![(None, 0..disk.len())],
-        _ => table.partitions.iter().map(|p| (Some(p.number), p.range.clone())).collect(),
+        Scheme::Bare => {
+            vec![Place {
+                partition: None,
+                range: 0..disk.len(),
+                opaque: distrust.clone(),
+            }]
+        }
+        _ => table
+            .partitions
+            .iter()
+            .map(|partition| Place {
+                partition: Some(partition.number),
+                range: partition.range.clone(),
+                opaque: distrust.clone().or(partition.opaque.map(str::to_owned)),
+            })
+            .collect(),
     }
 }
 

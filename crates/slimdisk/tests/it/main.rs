@@ -16,7 +16,9 @@
 mod crash;
 mod faults;
 mod layering;
+mod partition;
 mod planner;
+mod signature;
 #[cfg(target_os = "linux")]
 mod storage;
 mod support;

@@ -1,0 +1,119 @@
+//! Partition tables and signatures of hostile disks.
+//!
+//! What must hold, whatever the bytes:
+//!
+//! - no panic, no endless loop;
+//! - the partitions of a *trusted* table ascend, do not overlap, are not empty, lie
+//!   within the disk and leave its first sector alone;
+//! - reading a table takes at most 8 MiB and naming what a volume is at most
+//!   128 KiB, however large the disk;
+//! - reading twice gives the same answer.
+//!
+//! The input is a few bytes of choice, then the disk's start and end; zeros lie
+//! between. Checksums are mended if the input says so, or the fuzzer would never get
+//! past them.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use slimdisk::partition::{PartitionTable, read_table_with_sectors};
+use slimdisk::storage::{Meter, ReadAt};
+use slimdisk::volume::signature;
+
+struct Disk {
+    len: u64,
+    front: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl ReadAt for Disk {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> slimdisk::Result<()> {
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.len) {
+            return Err(slimdisk::Error::invalid("beyond the end").at(offset));
+        }
+        let tail_at = self.len - self.tail.len() as u64;
+        for (at, byte) in (offset..).zip(buf) {
+            *byte = if at < self.front.len() as u64 {
+                self.front[at as usize]
+            } else if at >= tail_at {
+                self.tail[(at - tail_at) as usize]
+            } else {
+                0
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Makes the checksums of the header at `at` right, its entries being where
+/// `entries` says.
+fn mend(bytes: &mut [u8], at: usize, entries: impl Fn(u64) -> Option<usize>) {
+    let Some(header) = bytes.get(at..at + 92) else { return };
+    let lba = u64::from_le_bytes(header[72..80].try_into().unwrap());
+    let count = u32::from_le_bytes(header[80..84].try_into().unwrap()) as usize;
+    let size = u32::from_le_bytes(header[84..88].try_into().unwrap()) as usize;
+    if let Some(from) = entries(lba)
+        && let Some(len) = count.checked_mul(size)
+        && let Some(to) = from.checked_add(len)
+        && let Some(entries) = bytes.get(from..to)
+    {
+        let crc = crc32fast::hash(entries);
+        bytes[at + 88..at + 92].copy_from_slice(&crc.to_le_bytes());
+    }
+    bytes[at + 12..at + 20].copy_from_slice(&[92, 0, 0, 0, 0, 0, 0, 0]);
+    let crc = crc32fast::hash(&bytes[at..at + 92]);
+    bytes[at + 16..at + 20].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn check(table: &PartitionTable, len: u64) {
+    if table.untrusted.is_some() {
+        return;
+    }
+    let mut reached = 512;
+    for partition in &table.partitions {
+        let range = &partition.range;
+        assert!(reached <= range.start, "{table:?}");
+        assert!(range.start < range.end && range.end <= len, "{table:?}");
+        reached = range.end;
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some((choice, rest)) = data.split_at_checked(8) else { return };
+    let sector_size: usize = if choice[0] & 1 == 0 { 512 } else { 4096 };
+    let declared = [None, None, Some(512), Some(4096)][usize::from(choice[0] >> 1 & 3)];
+    let split = usize::from(u16::from_le_bytes([choice[1], choice[2]])).min(rest.len());
+    let (front, tail) = rest.split_at(split);
+    let (mut front, mut tail) = (front.to_vec(), tail.to_vec());
+    let extra = u64::from(u32::from_le_bytes([choice[3], choice[4], choice[5], 0]));
+    let len = (front.len() + tail.len()) as u64 + extra * u64::from(choice[6]);
+    let sector = sector_size as u64;
+    if choice[0] & 8 != 0 {
+        mend(&mut front, sector_size, |lba| {
+            usize::try_from(lba.checked_mul(sector)?).ok()
+        });
+    }
+    if choice[0] & 16 != 0 {
+        let tail_at = len - tail.len() as u64;
+        let last = (len / sector).saturating_sub(1) * sector;
+        if let Some(at) = last.checked_sub(tail_at) {
+            mend(&mut tail, at as usize, |lba| {
+                usize::try_from(lba.checked_mul(sector)?.checked_sub(tail_at)?).ok()
+            });
+        }
+    }
+    let disk = Meter::new(Disk { len, front, tail });
+    let table = read_table_with_sectors(&disk, declared).expect("reads within the disk");
+    let read = disk.counts().bytes_read;
+    assert!(read <= 8 << 20, "{read} bytes read");
+    check(&table, len);
+    let again = read_table_with_sectors(&disk, declared).expect("reads within the disk");
+    assert_eq!(table, again);
+    let before = disk.counts().bytes_read;
+    signature::names(&disk).expect("reads within the disk");
+    assert!(disk.counts().bytes_read - before <= 128 << 10);
+});
