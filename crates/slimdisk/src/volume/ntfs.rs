@@ -140,9 +140,8 @@ fn examine(
 /// trusted.
 fn unfit(mft: &Mft<'_>, state: &State, allow: Allowances) -> Result<Option<String>> {
     let log = mft.file(system::LOG_FILE)?;
-    let log = log
-        .stream(DATA, b"")
-        .ok_or_else(|| Error::invalid("$LogFile has no data"))?;
+    let log =
+        log.stream(DATA, b"").ok_or_else(|| Error::invalid("$LogFile has no data"))?;
     let log = logfile::unclean(mft.disk, log)?;
     let root = mft.file(system::ROOT).and_then(|root| {
         let sleeping = hibernation::sleeping(mft, &root)?;

@@ -14,4 +14,5 @@
 )]
 
 mod layering;
+mod ntfs;
 mod support;

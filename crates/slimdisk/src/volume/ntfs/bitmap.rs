@@ -54,8 +54,7 @@ pub(super) fn free_ranges(
 /// The bitmap's clusters, if it is stored as Windows stores it.
 fn checked<'a>(disk: &Disk<'_>, bitmap: &'a Stream) -> Result<&'a Clusters> {
     let odd = |what: &str| Error::invalid(format!("$Bitmap {what}"));
-    let clusters =
-        bitmap.clusters().ok_or_else(|| odd("lies in its file record"))?;
+    let clusters = bitmap.clusters().ok_or_else(|| odd("lies in its file record"))?;
     if bitmap.flags & ATTRIBUTE_COMPRESSED != 0 {
         return Err(odd("is compressed"));
     }
@@ -118,10 +117,7 @@ impl Scan {
         }
     }
 
-    fn finish(
-        mut self,
-        send: &mut impl FnMut(Range<u64>) -> Result<()>,
-    ) -> Result<()> {
+    fn finish(mut self, send: &mut impl FnMut(Range<u64>) -> Result<()>) -> Result<()> {
         self.used(send)
     }
 }

@@ -31,9 +31,8 @@ impl Geometry {
     /// Reads and checks the boot sector.
     pub(super) fn read(volume: &dyn ReadAt) -> Result<Self> {
         let boot: BootSector = read_struct(volume, 0)?;
-        Self::check(&boot).map_err(|what| {
-            Error::invalid(format!("the NTFS boot sector {what}")).at(0)
-        })
+        Self::check(&boot)
+            .map_err(|what| Error::invalid(format!("the NTFS boot sector {what}")).at(0))
     }
 
     fn check(boot: &BootSector) -> Result<Self, &'static str> {
@@ -132,7 +131,9 @@ mod tests {
         assert_eq!(record_size(4096, -10), Some(1024));
         assert_eq!(record_size(512, 2), Some(1024));
         assert_eq!(record_size(4096, 1), Some(4096));
-        for (cluster, field) in [(4096, 0), (4096, 3), (4096, -8), (4096, -128), (2 << 20, 1)] {
+        for (cluster, field) in
+            [(4096, 0), (4096, 3), (4096, -8), (4096, -128), (2 << 20, 1)]
+        {
             assert_eq!(record_size(cluster, field), None, "{cluster} {field}");
         }
     }

@@ -2,9 +2,7 @@
 //! together along `$ATTRIBUTE_LIST`.
 
 use super::boot::Geometry;
-use super::layout::{
-    ATTRIBUTE_LIST, AttributeListEntry, REFERENCE_NUMBER, parse,
-};
+use super::layout::{ATTRIBUTE_LIST, AttributeListEntry, REFERENCE_NUMBER, parse};
 use super::record::{Attribute, FileRecord, Value};
 use super::runs::RunList;
 use crate::error::{Error, Result};
@@ -96,7 +94,8 @@ impl File {
         // An attribute's extents often follow each other in one record.
         let mut extension: Option<FileRecord> = None;
         for entry in Entries(&list) {
-            let entry = entry.ok_or_else(|| file.damaged("has a damaged attribute list"))?;
+            let entry =
+                entry.ok_or_else(|| file.damaged("has a damaged attribute list"))?;
             if entry.header.kind.get() == ATTRIBUTE_LIST {
                 continue;
             }

@@ -59,7 +59,9 @@ mod tests {
 
     #[test]
     fn torn_and_impossible_ones_are_refused() {
-        for (at, value) in [(1022, 8), (510, 8), (4, 2), (4, 0x31), (5, 2), (6, 2), (6, 4)] {
+        for (at, value) in
+            [(1022, 8), (510, 8), (4, 2), (4, 0x31), (5, 2), (6, 2), (6, 4)]
+        {
             let mut block = block();
             block[at] = value;
             assert!(apply(&mut block).is_err(), "byte {at} = {value}");

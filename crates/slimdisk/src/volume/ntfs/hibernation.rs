@@ -15,9 +15,8 @@ const HEADER: u64 = 4096;
 /// Why the volume cannot be trusted because of `hiberfil.sys` in its root
 /// directory; `None` if there is none, or Windows has resumed from it.
 pub(super) fn sleeping(mft: &Mft<'_>, root: &File) -> Result<Option<String>> {
-    let entries = index::search(mft.disk, root, &|name| {
-        index::compare(name, "HIBERFIL.SYS")
-    })?;
+    let entries =
+        index::search(mft.disk, root, &|name| index::compare(name, "HIBERFIL.SYS"))?;
     for entry in entries {
         let file = mft.file(entry.file)?;
         let mut head = [0; 4];
@@ -38,8 +37,10 @@ pub(super) fn sleeping(mft: &Mft<'_>, root: &File) -> Result<Option<String>> {
             )));
         }
         // "rstr" is a resume that did not finish, "link" a state kept elsewhere.
-        if matches!(&head.map(|byte| byte.to_ascii_lowercase()), b"hibr" | b"rstr" | b"link")
-        {
+        if matches!(
+            &head.map(|byte| byte.to_ascii_lowercase()),
+            b"hibr" | b"rstr" | b"link"
+        ) {
             return Ok(Some(
                 "NTFS volume is hibernated: start Windows and shut it down fully \
                  (shutdown /s /t 0; fast startup hibernates too)"

@@ -34,9 +34,8 @@ pub(super) fn unclean(disk: &Disk<'_>, log: &Stream) -> Result<Option<String>> {
             |()| None,
         ));
     }
-    let damaged = |what: &str| {
-        format!("NTFS $LogFile: the restart page {what}: {BOOT_WINDOWS}")
-    };
+    let damaged =
+        |what: &str| format!("NTFS $LogFile: the restart page {what}: {BOOT_WINDOWS}");
     let first = match Restart::read(&head, 0) {
         Ok(page) => page,
         Err(what) => return Ok(Some(damaged(what))),

@@ -78,8 +78,9 @@ impl<'a> Disk<'a> {
             let into = at - run.vcn * size;
             let here = (run.length * size - into).min(buf.len() as u64);
             let here = usize::try_from(here).unwrap_or(buf.len());
-            let (piece, rest) =
-                std::mem::take(&mut buf).split_at_mut_checked(here).ok_or_else(outside)?;
+            let (piece, rest) = std::mem::take(&mut buf)
+                .split_at_mut_checked(here)
+                .ok_or_else(outside)?;
             // What was never written reads as zeros, with clusters or without.
             let written = clusters.initialized.saturating_sub(at).min(here as u64);
             let written = usize::try_from(written).unwrap_or(here);

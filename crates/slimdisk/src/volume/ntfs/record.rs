@@ -55,9 +55,8 @@ pub(super) struct Extent<'a> {
 impl FileRecord {
     /// Checks the record `number` as it was read from the volume.
     pub(super) fn parse(number: u64, mut bytes: Vec<u8>) -> Result<Self> {
-        let wrong = |what: &str| {
-            Error::invalid(format!("file record {number} of $MFT {what}"))
-        };
+        let wrong =
+            |what: &str| Error::invalid(format!("file record {number} of $MFT {what}"));
         if bytes.get(..4) != Some(b"FILE") {
             return Err(wrong("does not begin with FILE"));
         }
@@ -73,9 +72,12 @@ impl FileRecord {
         {
             return Err(wrong("has impossible sizes"));
         }
+        let in_use = header.flags.get() & RECORD_IN_USE != 0;
         // The field came with NTFS 3.1; older records keep their update sequence
-        // there.
-        if usize::from(header.header.sequence_offset.get()) >= size_of::<RecordHeader>()
+        // there, and mkntfs numbers unused records wrongly.
+        if in_use
+            && usize::from(header.header.sequence_offset.get())
+                >= size_of::<RecordHeader>()
             && u64::from(header.record_number.get()) != number & 0xFFFF_FFFF
         {
             return Err(wrong("says it is another one"));
@@ -84,7 +86,7 @@ impl FileRecord {
         Ok(FileRecord {
             number,
             sequence: header.sequence_number.get(),
-            in_use: header.flags.get() & RECORD_IN_USE != 0,
+            in_use,
             base: header.base_record.get(),
             header,
             attributes_start: start,
@@ -122,8 +124,7 @@ impl FileRecord {
             if u32::from_le_bytes(*kind) == END_OF_ATTRIBUTES {
                 return Ok(found);
             }
-            let header: AttributeHeader =
-                parse(rest, 0).ok_or_else(|| self.damaged())?;
+            let header: AttributeHeader = parse(rest, 0).ok_or_else(|| self.damaged())?;
             let length = header.length.get() as usize;
             if length % 8 != 0 || length < size_of::<AttributeHeader>() {
                 return Err(self.damaged());

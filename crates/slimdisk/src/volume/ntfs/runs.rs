@@ -156,7 +156,8 @@ mod tests {
     #[test]
     fn find_gives_the_run_of_a_cluster() {
         let mut list = RunList::default();
-        list.append(&[0x11, 4, 100, 0x01, 2, 0x11, 1, 50, 0], 7, &geometry(1000)).unwrap();
+        list.append(&[0x11, 4, 100, 0x01, 2, 0x11, 1, 50, 0], 7, &geometry(1000))
+            .unwrap();
         let lcns = |vcn| list.find(vcn).map(|run| run.lcn);
         assert_eq!(lcns(0), Some(Some(100)));
         assert_eq!(lcns(3), Some(Some(100)));
@@ -168,16 +169,16 @@ mod tests {
     #[test]
     fn hostile_lists_are_refused() {
         let refused: &[(&[u8], u64)] = &[
-            (&[], 0),                                  // no end mark
-            (&[0x21, 0x18], 24),                       // cut off
-            (&[0x11, 0, 5, 0], 0),                     // nothing in it
-            (&[0x11, 0x80, 5, 0], 0x80),               // a negative length
-            (&[0x10, 5, 0], 0),                        // no length at all
-            (&[0x11, 4, 0xF0, 0], 4),                  // before the volume
+            (&[], 0),                                                            // no end mark
+            (&[0x21, 0x18], 24),         // cut off
+            (&[0x11, 0, 5, 0], 0),       // nothing in it
+            (&[0x11, 0x80, 5, 0], 0x80), // a negative length
+            (&[0x10, 5, 0], 0),          // no length at all
+            (&[0x11, 4, 0xF0, 0], 4),    // before the volume
             (&[0x21, 4, 0xFF, 0x7F, 0x21, 4, 0xFF, 0x7F, 0x21, 4, 2, 0, 0], 12), // past its end
-            (&[0x31, 2, 0xFF, 0xFF, 0, 0], 2),         // across its end
-            (&[0x11, 4, 5, 0], 5),                     // shorter than said
-            (&[0x11, 4, 5, 0], 3),                     // longer than said
+            (&[0x31, 2, 0xFF, 0xFF, 0, 0], 2), // across its end
+            (&[0x11, 4, 5, 0], 5),             // shorter than said
+            (&[0x11, 4, 5, 0], 3),             // longer than said
             (&[0x91, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 4), // nine bytes of offset
             (&[0x08, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F, 0], u64::MAX),
             (

@@ -22,8 +22,18 @@ const UP_CASE: u64 = 10;
 
 /// The system files, by number, for the user to recognise.
 const NAMES: [&str; 12] = [
-    "$MFT", "$MFTMirr", "$LogFile", "$Volume", "$AttrDef", "the root directory",
-    "$Bitmap", "$Boot", "$BadClus", "$Secure", "$UpCase", "$Extend",
+    "$MFT",
+    "$MFTMirr",
+    "$LogFile",
+    "$Volume",
+    "$AttrDef",
+    "the root directory",
+    "$Bitmap",
+    "$Boot",
+    "$BadClus",
+    "$Secure",
+    "$UpCase",
+    "$Extend",
 ];
 
 /// How many records `$MFTMirr` repeats.
@@ -88,8 +98,7 @@ impl SystemFiles {
         {
             return Err(differs("does not begin where the boot sector says it does"));
         }
-        let mut copies =
-            vec![0; usize::try_from(MIRRORED * size).unwrap_or(usize::MAX)];
+        let mut copies = vec![0; usize::try_from(MIRRORED * size).unwrap_or(usize::MAX)];
         mft.disk.read_value(clusters, 0, &mut copies)?;
         let copies = copies.chunks_exact(geometry.record_size as usize);
         for (record, bytes) in self.bases.iter().zip(copies) {
@@ -112,7 +121,8 @@ impl SystemFiles {
         let mut runs = Vec::new();
         for file in &self.files {
             for stream in &file.streams {
-                for run in stream.clusters().iter().flat_map(|clusters| clusters.runs.iter())
+                for run in
+                    stream.clusters().iter().flat_map(|clusters| clusters.runs.iter())
                 {
                     if let Some(lcn) = run.lcn {
                         runs.push((lcn..lcn + run.length, file.number));
