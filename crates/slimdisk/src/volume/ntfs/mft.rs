@@ -5,7 +5,8 @@ use std::cell::Cell;
 use super::boot::Geometry;
 use super::file::{Clusters, File, Records, Stream};
 use super::layout::{DATA, REFERENCE_NUMBER};
-use super::record::FileRecord;
+use super::record::{FileRecord, Value};
+use super::runs::RunList;
 use crate::error::{Error, Result};
 use crate::storage::ReadAt;
 
@@ -113,7 +114,8 @@ impl<'a> Mft<'a> {
         let start = geometry.mft_cluster * geometry.cluster_size;
         disk.read(start, &mut bytes)?;
         let base = FileRecord::parse(0, bytes).map_err(|error| error.at(start))?;
-        let file = File::assemble(&base, &MftRecords(disk))?;
+        let records = MftRecords { disk, first: first_extent(&base, geometry)? };
+        let file = File::assemble(&base, &records)?;
         file.check_sizes(geometry)?;
         let clusters = data(&file.streams)
             .filter(|clusters| !clusters.runs.has_holes())
@@ -183,26 +185,46 @@ impl Records for Mft<'_> {
 }
 
 /// Puts `$MFT` itself together: an extension record lies in the part of `$MFT`
-/// that the records before it have named.
-struct MftRecords<'a>(&'a Disk<'a>);
+/// that the records before it have named, the first of them in what record 0
+/// names itself.
+struct MftRecords<'a> {
+    disk: &'a Disk<'a>,
+    first: Clusters,
+}
 
 impl Records for MftRecords<'_> {
     fn geometry(&self) -> &Geometry {
-        &self.0.geometry
+        &self.disk.geometry
     }
 
     fn extension(&self, number: u64, streams: &[Stream]) -> Result<FileRecord> {
-        let size = self.0.geometry.record_size;
-        let known = data(streams)
-            .ok_or_else(|| Error::invalid("$MFT's attribute list is out of order"))?;
+        let size = self.disk.geometry.record_size;
+        let known = data(streams).unwrap_or(&self.first);
         let mut bytes = vec![0; size as usize];
-        self.0.read_value(known, number.saturating_mul(size.into()), &mut bytes)?;
+        self.disk.read_value(known, number.saturating_mul(size.into()), &mut bytes)?;
         FileRecord::parse(number, bytes)
     }
 
     fn read_all(&self, clusters: &Clusters) -> Result<Vec<u8>> {
-        read_all(self.0, clusters)
+        read_all(self.disk, clusters)
     }
+}
+
+/// The part of `$MFT` that its record 0 names without its attribute list.
+fn first_extent(base: &FileRecord, geometry: &Geometry) -> Result<Clusters> {
+    for attribute in base.attributes()? {
+        if let Value::NonResident(extent) = attribute.value
+            && attribute.kind == DATA
+            && attribute.name.is_empty()
+            && extent.first_vcn == 0
+        {
+            let mut runs = RunList::default();
+            runs.append(extent.runs, extent.end_vcn, geometry)?;
+            let (size, initialized) = (extent.size, extent.initialized);
+            return Ok(Clusters { runs, size, initialized });
+        }
+    }
+    Err(Error::invalid("file record 0 of $MFT does not say where $MFT begins"))
 }
 
 /// Only for attributes whose size has been bounded.

@@ -1,6 +1,7 @@
 //! Files in many pieces: `$MFT` and `hiberfil.sys` with attribute lists.
 
 use std::fs;
+use std::io::Write;
 
 use super::image::*;
 use crate::support::{Scratch, have, sh};
@@ -12,27 +13,35 @@ fn mft_and_hiberfil_with_attribute_lists() {
         return;
     }
     let scratch = Scratch::new("ntfs-fragmented");
-    let image = mkntfs(&scratch, "volume.img", 12 << 20, "-c 512");
+    let image = mkntfs(&scratch, "volume.img", 20 << 20, "-c 512");
     {
         let mounted = mount(&image, "");
-        let dir = mounted.dir.join("folder");
-        fs::create_dir(&dir).unwrap();
+        let path = |kind: &str, number: u32| {
+            mounted.dir.join(format!("folder {}/{kind} {number}", number % 20))
+        };
+        for number in 0..20 {
+            fs::create_dir(mounted.dir.join(format!("folder {number}"))).unwrap();
+        }
         // Fill the volume with files of two clusters each and delete every other
         // one: what grows now grows in pieces of two.
         let mut count = 0;
-        while fs::write(dir.join(format!("filler {count}")), [0x55; 1024]).is_ok() {
+        while fs::write(path("filler", count), [0x55; 1024]).is_ok() {
             count += 1;
         }
-        println!("COUNT {count}");
         for number in (0..count).step_by(2) {
-            fs::remove_file(dir.join(format!("filler {number}"))).unwrap();
+            fs::remove_file(path("filler", number)).unwrap();
         }
-        for number in 0..count / 2 + 600 {
-            fs::write(dir.join(format!("new {number}")), "x").unwrap();
+        for number in 0..count / 2 + 700 {
+            fs::write(path("new", number), "x").unwrap();
         }
-        let mut sleep = b"hibr".to_vec();
-        sleep.resize(300_000, 0x11);
-        fs::write(mounted.dir.join("hiberfil.sys"), sleep).unwrap();
+        let create = |name: &str| fs::File::create(mounted.dir.join(name)).unwrap();
+        let mut files = [create("hiberfil.sys"), create("another")];
+        for number in 0..900 {
+            for file in &mut files {
+                let word = if number == 0 { b"hibr" } else { b"more" };
+                file.write_all(&word.repeat(256)).unwrap();
+            }
+        }
     }
     let info = |number: &str| sh(&format!("ntfsinfo -i {number} {}", image.display()));
     let list = "$ATTRIBUTE_LIST";
@@ -58,15 +67,19 @@ fn mft_and_hiberfil_with_attribute_lists() {
         512 * count as u64
     );
 
-    // A piece of $MFT that only an extension record names counts as in use too.
-    let pieces = sh(&format!("ntfsinfo -v -i 0 {} ", image.display()));
-    let last = pieces
-        .lines()
-        .filter_map(|line| line.split_once("LCN:"))
-        .filter_map(|(_, rest)| {
-            let number = rest.split_whitespace().next()?;
-            u64::from_str_radix(number.trim_start_matches("0x"), 16).ok()
-        })
-        .last();
-    println!("{last:?}");
+    // A piece of $MFT that only an extension record names is known to be in use.
+    let pieces = sh(&format!("ntfsinfo -v -i 0 {}", image.display()));
+    let extension = pieces
+        .split("Dumping attribute ")
+        .find(|part| part.starts_with("$DATA") && !part.contains("record 0 "))
+        .unwrap();
+    let last = extension.lines().rev().find(|line| line.starts_with("\t\t\t0x")).unwrap();
+    let lcn = last.split_whitespace().nth(1).unwrap().trim_start_matches("0x");
+    let lcn = usize::from_str_radix(lcn, 16).unwrap();
+    let mut spoilt = bytes.clone();
+    let bit = Layout::of(&bytes).data(&bytes, 6, 0x80) + lcn / 8;
+    assert_ne!(spoilt[bit] & 1 << (lcn % 8), 0);
+    spoilt[bit] &= !(1 << (lcn % 8));
+    let words = format!("cluster {lcn} free, which $MFT uses");
+    assert!(reason(&spoilt).contains(&words), "{}", reason(&spoilt));
 }

@@ -60,8 +60,8 @@ impl Drop for Mounted {
 
 /// Fills a mounted volume to `bytes` with files of all sizes and deletes about
 /// half of them again, so that free space is scattered and full of old data.
-pub fn churn(dir: &Path, bytes: u64, seed: u64) {
-    let mut noise = Noise::new(seed);
+pub fn churn(dir: &Path, bytes: u64, cluster: u64) {
+    let mut noise = Noise::new(cluster);
     let mut written = 0;
     let mut number = 0;
     while written < bytes {
@@ -75,7 +75,7 @@ pub fn churn(dir: &Path, bytes: u64, seed: u64) {
         };
         fs::write(folder.join(format!("file {number}")), noise.bytes(length as usize))
             .unwrap();
-        written += length;
+        written += length.next_multiple_of(cluster);
         number += 1;
     }
     for number in (0..number).filter(|n| n % 2 == 1 || n % 6 == 0) {
