@@ -11,6 +11,8 @@
 
 #![forbid(unsafe_code)]
 
+mod ext;
+mod ntfs;
 pub mod signature;
 
 use std::fmt;
@@ -20,7 +22,7 @@ use crate::error::Result;
 use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
-pub static FILE_SYSTEMS: &[&dyn FileSystem] = &[];
+pub static FILE_SYSTEMS: &[&dyn FileSystem] = &[&ntfs::Ntfs, &ext::Ext];
 
 /// What a volume is, by every signature it bears.
 #[derive(Clone)]

@@ -16,6 +16,7 @@
 mod crash;
 mod faults;
 mod layering;
+mod ntfs;
 mod partition;
 mod planner;
 mod signature;

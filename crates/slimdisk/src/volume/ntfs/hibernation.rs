@@ -1,0 +1,52 @@
+//! `hiberfil.sys`: whether a sleeping Windows holds a newer state of the volume.
+//!
+//! Source: ntfs-3g `volume.c`, `ntfs_volume_check_hiberfile`.
+
+use super::file::{Content, File};
+use super::index;
+use super::layout::DATA;
+use super::mft::Mft;
+use crate::error::Result;
+
+/// The part of the file that Windows itself needs; less means that it belongs to
+/// a system on another volume.
+const HEADER: u64 = 4096;
+
+/// Why the volume cannot be trusted because of `hiberfil.sys` in its root
+/// directory; `None` if there is none, or Windows has resumed from it.
+pub(super) fn sleeping(mft: &Mft<'_>, root: &File) -> Result<Option<String>> {
+    let entries =
+        index::search(mft.disk, root, &|name| index::compare(name, "HIBERFIL.SYS"))?;
+    for entry in entries {
+        let file = mft.file(entry.file)?;
+        let mut head = [0; 4];
+        let size = match file.stream(DATA, b"").map(|data| &data.content) {
+            Some(Content::NonResident(clusters)) => {
+                if clusters.size >= HEADER {
+                    mft.disk.read_value(clusters, 0, &mut head)?;
+                }
+                clusters.size
+            }
+            Some(Content::Resident(value)) => value.len() as u64,
+            None => 0,
+        };
+        if size < HEADER {
+            return Ok(Some(format!(
+                "NTFS volume belongs to a hibernated Windows (hiberfil.sys of {size} \
+                 bytes): start Windows and shut it down fully"
+            )));
+        }
+        // "rstr" is a resume that did not finish, "link" a state kept elsewhere.
+        if matches!(
+            &head.map(|byte| byte.to_ascii_lowercase()),
+            b"hibr" | b"rstr" | b"link"
+        ) {
+            return Ok(Some(
+                "NTFS volume is hibernated: start Windows and shut it down fully \
+                 (shutdown /s /t 0; fast startup hibernates too)"
+                    .into(),
+            ));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,8 @@
+//! NTFS volumes, judged by the tools of ntfs-3g, partclone and Windows' own images.
+
+mod fragmented;
+mod hostile;
+mod image;
+mod maps;
+mod untrusted;
+mod windows;
