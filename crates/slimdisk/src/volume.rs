@@ -11,13 +11,15 @@
 
 #![forbid(unsafe_code)]
 
+mod ext;
+
 use std::ops::Range;
 
 use crate::error::Result;
 use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
-pub static FILE_SYSTEMS: &[&dyn FileSystem] = &[];
+pub static FILE_SYSTEMS: &[&dyn FileSystem] = &[&ext::Ext];
 
 /// What the user allows beyond the safe default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
