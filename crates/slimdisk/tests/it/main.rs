@@ -13,5 +13,6 @@
     reason = "a test that meets a surprise should panic, and skips are printed"
 )]
 
+mod ext;
 mod layering;
 mod support;
