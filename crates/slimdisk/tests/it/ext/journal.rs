@@ -322,7 +322,7 @@ fn journals_of_debugfs() {
     ] {
         let name = format!("{open}, {options}");
         sh(&format!(
-            "rm -f {0}; truncate -s 64M {0}; mke2fs -q -F -t ext4 -b 1024 -O {options} {0}",
+            "rm -f {0}; truncate -s 40M {0}; mke2fs -q -F -t ext4 -b 1024 -O {options} {0}",
             clean.display()
         ));
         // A group with nothing at its start, neither a copy of the superblock nor
@@ -330,10 +330,9 @@ fn journals_of_debugfs() {
         let dump = sh(&format!("dumpe2fs {} 2>/dev/null", clean.display()));
         let (group, text) = dump
             .split("\nGroup ")
-            .enumerate()
-            .skip(1)
+            .filter_map(|text| Some((text.split_once(':')?.0.parse::<u64>().ok()?, text)))
             .find(|(group, text)| {
-                let first = format!("Free blocks: {}-", (group - 1) * 8192 + 1);
+                let first = format!("Free blocks: {}-", group * 8192 + 1);
                 text.contains(&first) && !text.contains("BLOCK_UNINIT")
             })
             .unwrap();
@@ -342,20 +341,22 @@ fn journals_of_debugfs() {
             rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
         };
         let bitmap = number("Block bitmap at ");
-        let free = number("\n  ") - 13;
+        let line = text.lines().find(|line| line.contains(" free blocks, ")).unwrap();
+        let free: u64 = line.split_whitespace().next().unwrap().parse().unwrap();
         let mut commands = String::new();
         for (byte, bits) in [0xC0, 0x3B, 0x39, 0x98u8].into_iter().enumerate() {
             for bit in (0..8).filter(|bit| bits & (1 << bit) != 0) {
-                let block = (group - 1) * 8192 + 1 + byte * 8 + bit;
+                let block = group * 8192 + 1 + byte as u64 * 8 + bit;
                 commands += &format!("setb {block}\n");
             }
         }
+        let left = free - commands.lines().count() as u64;
         fs::copy(&clean, &image).unwrap();
         debugfs(
             &image,
             &format!(
-                "{commands}set_bg {0} free_blocks_count {free}\nset_bg {0} checksum calc",
-                group - 1
+                "{commands}set_bg {0} free_blocks_count {left}\nset_bg {0} checksum calc",
+                group
             ),
         );
         let used = read_bytes(&image, bitmap * 1024, 1024);
