@@ -14,6 +14,7 @@
 )]
 
 mod crash;
+mod ext;
 mod faults;
 mod layering;
 mod ntfs;

@@ -1,0 +1,79 @@
+//! The volume as it will be once the journal is replayed.
+
+use super::superblock::Superblock;
+use crate::error::Result;
+use crate::storage::ReadAt;
+
+/// The first bytes of an escaped block: they were zeroed in the journal, where
+/// they would have looked like a block of its own.
+const ESCAPED: [u8; 4] = super::journal::MAGIC.to_be_bytes();
+
+/// A block whose newest content lies in the journal.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    /// The block of the file system.
+    pub block: u64,
+    /// The block of the volume its content lies in.
+    pub source: u64,
+    pub escaped: bool,
+}
+
+/// Reads a volume through its journal.
+pub(super) struct Overlay<'a> {
+    volume: &'a dyn ReadAt,
+    block_size: u64,
+    /// In ascending order of `block`, each once.
+    entries: Vec<Entry>,
+}
+
+impl<'a> Overlay<'a> {
+    pub(super) fn new(
+        volume: &'a dyn ReadAt,
+        fs: &Superblock,
+        entries: Vec<Entry>,
+    ) -> Self {
+        Overlay { volume, block_size: u64::from(fs.block_size), entries }
+    }
+
+    /// Replaces the part of `buf`, read at `offset`, that `entry` supersedes.
+    fn patch(&self, entry: &Entry, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let block = entry.block * self.block_size;
+        let end = offset + buf.len() as u64;
+        let (from, to) = (block.max(offset), (block + self.block_size).min(end));
+        let part =
+            usize::try_from(from - offset).ok().zip(usize::try_from(to - offset).ok());
+        let Some(part) = part.and_then(|(from, to)| buf.get_mut(from..to)) else {
+            return Ok(());
+        };
+        let skip = from - block;
+        self.volume.read_at(entry.source * self.block_size + skip, part)?;
+        if entry.escaped {
+            let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+            for (byte, magic) in part.iter_mut().zip(ESCAPED.iter().skip(skip)) {
+                *byte = *magic;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ReadAt for Overlay<'_> {
+    fn len(&self) -> u64 {
+        self.volume.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.volume.read_at(offset, buf)?;
+        let end = offset + buf.len() as u64;
+        let first = self
+            .entries
+            .partition_point(|entry| (entry.block + 1) * self.block_size <= offset);
+        for entry in self.entries.iter().skip(first) {
+            if entry.block * self.block_size >= end {
+                break;
+            }
+            self.patch(entry, offset, buf)?;
+        }
+        Ok(())
+    }
+}
