@@ -79,8 +79,6 @@ fn identify_among(
     })
 }
 
-pub static FILE_SYSTEMS: &[&dyn FileSystem] = &[&ntfs::Ntfs, &ext::Ext];
-
 /// What the user allows beyond the safe default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
