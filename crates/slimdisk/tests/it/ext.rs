@@ -61,7 +61,7 @@ fn distrusted(image: &Path) -> String {
 
 /// The free ranges of the bitmaps on disk as `dumpe2fs` sees them, in bytes. It
 /// does not look at the journal.
-fn dumpe2fs_free(image: &Path) -> Vec<Range<u64>> {
+pub fn dumpe2fs_free(image: &Path) -> Vec<Range<u64>> {
     let dump = sh(&format!("dumpe2fs {} 2>/dev/null", image.display()));
     let header = |name: &str| -> Option<u64> {
         dump.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim().parse().unwrap())

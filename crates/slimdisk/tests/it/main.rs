@@ -14,6 +14,7 @@
 )]
 
 mod crash;
+mod end_to_end;
 mod ext;
 mod faults;
 mod layering;

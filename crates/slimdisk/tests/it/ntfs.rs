@@ -2,7 +2,7 @@
 
 mod fragmented;
 mod hostile;
-mod image;
+pub mod image;
 mod maps;
 mod untrusted;
 mod windows;

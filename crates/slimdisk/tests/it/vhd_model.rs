@@ -76,6 +76,48 @@ impl Shape {
 
     /// The whole file; blocks in `zero` hold zeros.
     pub fn build(&self, zero: &[u32]) -> Vec<u8> {
+        let zeros = vec![0; self.block_size];
+        self.build_with(|block| {
+            if zero.contains(&block) { zeros.clone() } else { self.data(block) }
+        })
+    }
+
+    /// A file that holds `disk`: its blocks that are not zero, in random order.
+    pub fn of_disk(
+        disk: &[u8],
+        block_size: usize,
+        aligned: bool,
+        creator: [u8; 4],
+    ) -> Vec<u8> {
+        let mut order: Vec<(u32, usize)> = disk
+            .chunks(block_size)
+            .enumerate()
+            .filter(|(_, data)| data.iter().any(|byte| *byte != 0))
+            .map(|(block, _)| (block as u32, 0))
+            .collect();
+        let mut noise = Noise::new(order.len() as u64);
+        for i in (1..order.len()).rev() {
+            order.swap(i, noise.below(i as u64 + 1) as usize);
+        }
+        let shape = Shape {
+            block_size,
+            blocks: disk.len().div_ceil(block_size) as u32,
+            order,
+            aligned,
+            spare_entries: 0,
+            batmap: false,
+            creator,
+            seed: 1,
+        };
+        shape.build_with(|block| {
+            let at = block as usize * block_size;
+            let mut data = disk[at..disk.len().min(at + block_size)].to_vec();
+            data.resize(block_size, 0);
+            data
+        })
+    }
+
+    fn build_with(&self, data: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
         let entries = self.blocks + self.spare_entries;
         let table_at = 0x600;
         let mut table = vec![0xFFFF_FFFFu32; (entries as usize).next_multiple_of(128)];
@@ -95,8 +137,7 @@ impl Shape {
             table[*block as usize] = (file.len() / SECTOR) as u32;
             claims[*block as usize / 8] |= 0x80 >> (block % 8);
             file.extend(self.bitmap(*block));
-            let data = self.data(*block);
-            file.extend(if zero.contains(block) { vec![0; data.len()] } else { data });
+            file.extend(data(*block));
         }
         for (index, entry) in table.iter().enumerate() {
             file[table_at + index * 4..][..4].copy_from_slice(&entry.to_be_bytes());
