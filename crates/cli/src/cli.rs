@@ -1,0 +1,414 @@
+//! The command line: what can be typed, and what `--help`, the manual pages and
+//! the completions say about it. All four come from these definitions.
+//!
+//! The types here end at [`commands::run`](crate::commands::run): no command
+//! sees them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use slimdisk::compact::{Mode, Options};
+
+use crate::progress::Style;
+
+/// Makes dynamically expanding virtual disks small again
+///
+/// A dynamically expanding disk image grows and never shrinks. slimdisk finds the
+/// blocks of the image that hold nothing (space that the guest's own file systems
+/// call free, and zeros), gives them up, moves the rest together and cuts the
+/// file: in place, without temporary space, without mounting anything and without
+/// root. The capacity that the guest sees stays the same.
+///
+/// The image is sound at every instant. A run that is interrupted, killed or that
+/// loses power leaves an image that works, and running again continues.
+#[derive(Debug, Parser)]
+#[command(
+    name = "slimdisk",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = SHORT_EXAMPLES,
+    after_long_help = concat_sections(&[SHORT_EXAMPLES, EXIT_STATUS, ENVIRONMENT]),
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// When to use colours
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "auto",
+        display_order = 100
+    )]
+    pub color: Color,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Joins the sections that follow the options in the long help.
+fn concat_sections(sections: &[&str]) -> String {
+    sections.join("\n\n")
+}
+
+const SHORT_EXAMPLES: &str = "\
+Examples:
+  slimdisk plan disk.vhd         what could be won, and why not more
+  slimdisk compact disk.vhd      win it
+  slimdisk info disk.vhd         what is it, and what is in it";
+
+/// The documented table of exit codes; a test holds
+/// [`ExitCode`](crate::exit_code::ExitCode) against it.
+pub const EXIT_STATUS: &str = "\
+Exit status:
+    0  done, or nothing to do
+    1  the system failed a read or a write, or something unforeseen
+    2  the command line makes no sense
+    3  not a sound disk image
+    4  a sound image, but of a type that this does not apply to (fixed, differencing)
+    5  no such file or folder
+    6  permission denied, or the file or its medium is read-only
+    7  the host's disk is full
+    8  the parent image cannot be found, or is another one
+    9  the host is shutting down
+   75  the image is in use; try again later
+  130  interrupted (Ctrl-C) at a sound point; run again to continue
+  143  terminated (SIGTERM) at a sound point; run again to continue
+
+  With several disks it is the code of the first that failed; the others are still
+  done. An interruption ends the run and outranks earlier failures.";
+
+const ENVIRONMENT: &str = "\
+Environment:
+  NO_COLOR   if set and not empty, no colours
+  COLUMNS    the width to draw and wrap for, in place of the terminal's";
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what an image is, and the partitions and volumes in it
+    ///
+    /// Shows what the image says of itself, how much of it is allocated, the
+    /// guest's partitions and volumes, and whether the free map of each volume can
+    /// be trusted. Writes nothing, not even a timestamp, and works on a read-only
+    /// file.
+    #[command(after_help = "\
+Examples:
+  slimdisk info disk.vhd
+  slimdisk info --json disk.vhd | jq '.volumes[].free_bytes'")]
+    Info(InfoArgs),
+
+    /// Show what compacting would win, and why not more
+    ///
+    /// The same as `compact --dry-run`: looks at everything that `compact` looks at
+    /// and writes nothing. The size it promises is the size that `compact` reaches,
+    /// to the byte.
+    #[command(after_help = "\
+Examples:
+  slimdisk plan disk.vhd
+  slimdisk plan --mode full disk.vhd
+  slimdisk plan --json *.vhd | jq '.file_size_before - .file_size_after'")]
+    Plan(PlanArgs),
+
+    /// Draw a picture of the image's blocks
+    ///
+    /// Draws which blocks are used, free, zero or absent, once in the order of the
+    /// guest's disk and once in the order of the file. Where there are more blocks
+    /// than room, a cell stands for several and shows the state that predominates,
+    /// or that they are mixed. Writes nothing to the image.
+    #[command(after_help = "\
+Examples:
+  slimdisk map disk.vhd
+  slimdisk map --svg blocks.svg disk.vhd")]
+    Map(MapArgs),
+
+    /// Make images as small as what they hold
+    ///
+    /// Gives up the blocks that hold nothing, moves the remaining ones together and
+    /// cuts the file, in place. Needs no option and no temporary space.
+    ///
+    /// Only what a volume itself proves to be free is given up: a volume that is
+    /// dirty, hibernated, encrypted or not understood keeps all its data, and the
+    /// report says why. An image that is in use is refused.
+    ///
+    /// Ctrl-C stops at the next sound point; a second one ends at once, and that is
+    /// safe too. Running again continues.
+    #[command(after_help = "\
+Examples:
+  slimdisk compact disk.vhd
+  slimdisk compact --verify disk.vhd
+  slimdisk compact --json --progress none *.vhd > reports.jsonl")]
+    Compact(CompactArgs),
+
+    /// Check the structure of an image
+    ///
+    /// Holds headers, tables and the places of all blocks against the format's
+    /// specification. Ends with 3 if the image is not sound. Without --repair it
+    /// writes nothing.
+    #[command(after_help = "\
+Examples:
+  slimdisk check disk.vhd
+  slimdisk check --repair disk.vhd")]
+    Check(CheckArgs),
+
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  slimdisk completions bash > /etc/bash_completion.d/slimdisk
+  slimdisk completions zsh > ~/.zfunc/_slimdisk
+  slimdisk completions powershell >> $PROFILE")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+
+    /// Write the manual pages into a folder
+    ///
+    /// Writes slimdisk.1 and one page for each subcommand; pages of these names are
+    /// replaced.
+    #[command(after_help = "\
+Examples:
+  slimdisk man /usr/local/share/man/man1")]
+    Man {
+        /// An existing folder
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
+}
+
+/// `info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// The disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub disk: PathBuf,
+    /// How it is said.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The disk images
+    #[arg(required = true, value_name = "DISK", value_hint = ValueHint::FilePath)]
+    pub disks: Vec<PathBuf>,
+    /// How far to look.
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// How it is said.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// `map`.
+#[derive(Debug, Args)]
+pub struct MapArgs {
+    /// The disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub disk: PathBuf,
+    /// Draw into a new SVG file instead of the terminal
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub svg: Option<PathBuf>,
+    /// Replace the SVG file if there is one
+    #[arg(long, requires = "svg")]
+    pub force: bool,
+    /// How far to look.
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// How it is said.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// `compact`.
+#[derive(Debug, Args)]
+pub struct CompactArgs {
+    /// The disk images
+    #[arg(required = true, value_name = "DISK", value_hint = ValueHint::FilePath)]
+    pub disks: Vec<PathBuf>,
+    /// Write nothing; show what would be done, as `plan`
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Read the live guest bytes before and after and compare them
+    #[arg(long)]
+    pub verify: bool,
+    /// Let the file's modification time change
+    ///
+    /// Without it the time is set back to what it was: the guest's data is the same.
+    #[arg(long)]
+    pub touch: bool,
+    /// How far to look.
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// How it is said.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub disk: PathBuf,
+    /// Mend a damaged footer or its copy from the other one, then check again
+    ///
+    /// Nothing else is ever mended.
+    #[arg(long)]
+    pub repair: bool,
+    /// How it is said.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// How far to look for blocks to give up.
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// How far to look for blocks to give up
+    #[arg(long, value_enum, default_value = "quick")]
+    pub mode: ModeArg,
+    /// Also give up what lies outside every partition
+    ///
+    /// Partition tables and the first and the last MiB of the disk stay. Only for
+    /// disks on which you know that nothing hides there: boot loaders, RAID and
+    /// volume manager headers may.
+    #[arg(long)]
+    pub drop_unpartitioned: bool,
+    /// Allow NTFS Volume Shadow Copies to be lost
+    ///
+    /// The old data that shadow copies ("previous versions", restore points) need
+    /// lies in clusters that the volume calls free. Without this option a volume
+    /// with shadow copies keeps everything.
+    #[arg(long)]
+    pub discard_shadow_copies: bool,
+}
+
+/// How far to look.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ModeArg {
+    /// Read the free maps of trusted volumes; look for zeros only where no map speaks
+    Quick,
+    /// Also look for zeros in used blocks, which reads all of them
+    Full,
+    /// Look for zeros alone; read no file system
+    Prezeroed,
+}
+
+/// How the outcome is said.
+#[derive(Debug, Args)]
+pub struct OutputArgs {
+    /// Print one JSON object for each disk
+    #[arg(long)]
+    pub json: bool,
+    /// Print errors only (and what --json prints)
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print exact bytes and more detail
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+}
+
+/// How progress is shown, on stderr.
+#[derive(Debug, Args)]
+pub struct ProgressArgs {
+    /// How to show progress on stderr
+    #[arg(long, value_enum, value_name = "STYLE", default_value = "auto")]
+    pub progress: ProgressArg,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ProgressArg {
+    /// A bar on a terminal, else a line now and then in long runs
+    Auto,
+    /// A bar with rate and time left
+    Bar,
+    /// A line every few seconds
+    Lines,
+    /// A JSON object a line
+    Json,
+    /// Nothing
+    None,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Quick => Mode::Quick,
+            ModeArg::Full => Mode::Full,
+            ModeArg::Prezeroed => Mode::Prezeroed,
+        }
+    }
+}
+
+impl From<&SearchArgs> for Options {
+    fn from(search: &SearchArgs) -> Self {
+        let mut options = Options::default();
+        options.mode = search.mode.into();
+        options.drop_unpartitioned = search.drop_unpartitioned;
+        options.allow.discard_shadow_copies = search.discard_shadow_copies;
+        options
+    }
+}
+
+impl ProgressArg {
+    /// The style to use, with stderr as it is.
+    pub fn style(self, quiet: bool) -> Style {
+        match self {
+            ProgressArg::Auto if quiet => Style::None,
+            ProgressArg::Auto => Style::for_stderr(),
+            ProgressArg::Bar => Style::Bar,
+            ProgressArg::Lines => Style::Lines,
+            ProgressArg::Json => Style::Json,
+            ProgressArg::None => Style::None,
+        }
+    }
+}
+
+impl From<Color> for anstream::ColorChoice {
+    fn from(color: Color) -> Self {
+        match color {
+            Color::Auto => anstream::ColorChoice::Auto,
+            Color::Always => anstream::ColorChoice::Always,
+            Color::Never => anstream::ColorChoice::Never,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,151 @@
+//! The subcommands, one file each, and the border where clap's types end.
+
+mod check;
+mod compact;
+mod completions;
+mod info;
+mod man;
+mod map;
+
+use std::path::Path;
+
+use serde::Serialize;
+use slimdisk::Error;
+use slimdisk::compact::report::ErrorReport;
+use slimdisk::image::ImageType;
+
+use crate::cli::{Cli, Command, OutputArgs};
+use crate::console::{Console, Form, Verbosity};
+use crate::exit_code::ExitCode;
+use crate::interrupt::Interrupt;
+use crate::progress::{Reporter, Style};
+use crate::report::error_hint;
+
+/// Does what the command line asks for.
+pub fn run(cli: Cli) -> ExitCode {
+    anstream::ColorChoice::from(cli.color).write_global();
+    match cli.command {
+        Command::Info(args) => {
+            let style = args.progress.progress.style(args.output.quiet);
+            with_watch(&args.output, style, |console, watch| {
+                info::run(&args.disk, console, watch)
+            })
+        }
+        Command::Plan(args) => {
+            let style = args.progress.progress.style(args.output.quiet);
+            let task = compact::Task { options: (&args.search).into(), dry_run: true };
+            with_watch(&args.output, style, |console, watch| {
+                compact::run(&args.disks, &task, console, watch)
+            })
+        }
+        Command::Compact(args) => {
+            let style = args.progress.progress.style(args.output.quiet);
+            let mut options = slimdisk::compact::Options::from(&args.search);
+            options.verify = args.verify;
+            options.touch = args.touch;
+            let task = compact::Task { options, dry_run: args.dry_run };
+            with_watch(&args.output, style, |console, watch| {
+                compact::run(&args.disks, &task, console, watch)
+            })
+        }
+        Command::Map(args) => {
+            let style = args.progress.progress.style(args.output.quiet);
+            let options = (&args.search).into();
+            let svg = args.svg.map(|path| map::SvgFile { path, replace: args.force });
+            with_watch(&args.output, style, |console, watch| {
+                map::run(&args.disk, &options, svg.as_ref(), console, watch)
+            })
+        }
+        Command::Check(args) => {
+            let mut console = Console::new(form(&args.output, Style::None));
+            let code = check::run(&args.disk, args.repair, &mut console);
+            console.finish(code)
+        }
+        Command::Completions { shell } => completions::run(shell),
+        Command::Man { dir } => man::run(&dir),
+    }
+}
+
+fn form(output: &OutputArgs, style: Style) -> Form {
+    Form {
+        json: output.json,
+        json_messages: style == Style::Json,
+        verbosity: match (output.quiet, output.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        },
+    }
+}
+
+/// Runs `work` with a console and with signals caught.
+fn with_watch(
+    output: &OutputArgs,
+    style: Style,
+    work: impl FnOnce(&mut Console, &Watch) -> ExitCode,
+) -> ExitCode {
+    let mut console = Console::new(form(output, style));
+    let code = match Interrupt::catch() {
+        Ok(interrupt) => work(&mut console, &Watch { style, interrupt }),
+        Err(cause) => {
+            console.error(&Error::io("cannot catch signals", cause));
+            ExitCode::Failed
+        }
+    };
+    console.finish(code)
+}
+
+/// What watches over a command: how it shows progress, and who can stop it.
+struct Watch {
+    style: Style,
+    interrupt: Interrupt,
+}
+
+impl Watch {
+    /// The progress on one image.
+    fn reporter(&self, image: &Path) -> Reporter {
+        Reporter::new(self.style, image, &self.interrupt)
+    }
+}
+
+/// What `--json` prints for an image that a command could do nothing with.
+#[derive(Serialize)]
+struct Failure {
+    image: String,
+    error: ErrorReport,
+}
+
+/// Tells of an error that ended the work on `image`.
+fn fail(
+    console: &mut Console,
+    image: &Path,
+    error: Error,
+    image_type: Option<ImageType>,
+    known_format: bool,
+) -> ExitCode {
+    let error = if error.path().is_none() { error.in_file(image) } else { error };
+    let failure = Failure {
+        image: image.to_string_lossy().into_owned(),
+        error: ErrorReport::from(&error),
+    };
+    console.object(&failure);
+    console.error(&error);
+    if let Some(hint) = error_hint(&error, image_type, known_format) {
+        console.hint(hint);
+    }
+    error.kind().into()
+}
+
+/// Tells of an error outside every image.
+fn print_error(what: &str, cause: std::io::Error) -> ExitCode {
+    let error = Error::io(what.to_owned(), cause);
+    let form = Form { json: false, json_messages: false, verbosity: Verbosity::Normal };
+    Console::new(form).error(&error);
+    error.kind().into()
+}
+
+/// Tells of a stop before there was anything to report.
+fn stopped(console: &Console, watch: &Watch) -> ExitCode {
+    console.note("stopped");
+    watch.interrupt.exit_code()
+}

@@ -1,0 +1,105 @@
+//! Writing a new file so that it is there whole or not at all.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+
+use slimdisk::{Error, Kind, Result};
+
+/// Fails if `path` may not be written: it is `image` itself, or it is there and
+/// not to be replaced.
+pub fn refuse(path: &Path, replace: bool, image: &Path) -> Result<()> {
+    if same_file(path, image) {
+        let what = "this is the disk image itself; name another file to draw into";
+        return Err(Error::new(Kind::InvalidArgument, what).in_file(path));
+    }
+    if !replace && path.symlink_metadata().is_ok() {
+        return Err(already_there(path));
+    }
+    Ok(())
+}
+
+fn already_there(path: &Path) -> Error {
+    let what = "there is such a file already; --force replaces it";
+    Error::new(Kind::InvalidArgument, what).in_file(path)
+}
+
+#[cfg(unix)]
+fn same_file(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+#[cfg(not(unix))]
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Writes `data` beside `path` first and gives it the name when it is durable.
+pub fn write(path: &Path, data: &[u8], replace: bool) -> Result<()> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.tmp", std::process::id()));
+    let beside = path.with_file_name(name);
+    let done = write_new(&beside, data).and_then(|()| give_name(&beside, path, replace));
+    done.map_err(|cause| {
+        // Gone already if it has its name; if it cannot be removed, the first
+        // error says more.
+        let _ = fs::remove_file(&beside);
+        match cause.kind() {
+            ErrorKind::AlreadyExists => already_there(path),
+            _ => Error::io("cannot write the file", cause).in_file(path),
+        }
+    })
+}
+
+fn write_new(path: &Path, data: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    file.write_all(data)?;
+    file.sync_all()
+}
+
+fn give_name(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
+    if replace {
+        return fs::rename(from, to);
+    }
+    // A second name fails if somebody made such a file in the meantime.
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from),
+        Err(cause) if cause.kind() == ErrorKind::AlreadyExists => Err(cause),
+        // File systems without hard links.
+        Err(_) if to.symlink_metadata().is_err() => fs::rename(from, to),
+        Err(_) => Err(ErrorKind::AlreadyExists.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_appear_whole_and_are_not_replaced_unasked() {
+        let dir =
+            std::env::temp_dir().join(format!("slimdisk-new-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("a.svg");
+        write(&path, b"one", false).unwrap();
+        assert_eq!(
+            write(&path, b"two", false).unwrap_err().kind(),
+            Kind::InvalidArgument
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        write(&path, b"three", true).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"three");
+        let other = dir.join("image");
+        fs::write(&other, b"").unwrap();
+        assert!(refuse(&path, false, &other).is_err());
+        assert!(refuse(&path, true, &other).is_ok());
+        assert!(refuse(&other, true, &other).is_err());
+        assert!(write(&dir.join("no/such"), b"", false).is_err());
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "nothing is left behind");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -1,0 +1,132 @@
+//! What the user can do: to win more, or about an error.
+
+use slimdisk::compact::report::VolumeState;
+use slimdisk::compact::{Mode, Options, Outcome, Report};
+use slimdisk::image::ImageType;
+use slimdisk::{Error, Kind};
+
+use super::volume_name;
+use crate::size::Size;
+
+/// The first and the last MiB of a disk stay whatever is asked for.
+const DISK_ENDS: u64 = 2 << 20;
+
+/// What would win more than this report tells of. Nothing below one block is
+/// worth a hint.
+pub fn to_win_more(report: &Report, options: &Options) -> Vec<String> {
+    let ended = matches!(
+        report.outcome,
+        Outcome::Planned | Outcome::Compacted | Outcome::NothingToDo
+    );
+    if !ended {
+        return Vec::new();
+    }
+    let worth = |bytes: u64| bytes >= report.block_size.max(1);
+    let kept = &report.kept;
+    let mut hints = Vec::new();
+    let mut untrusted = Vec::new();
+    for volume in &report.volumes {
+        let Some(reason) = &volume.reason else { continue };
+        if volume.state != VolumeState::Untrusted {
+            continue;
+        }
+        let name = volume_name(volume);
+        if !reason.to_lowercase().contains("shadow cop") {
+            untrusted.push(name);
+        } else if !options.allow.discard_shadow_copies {
+            hints.push(format!(
+                "--discard-shadow-copies trusts {name} although its restore points and \
+                 previous versions may be lost by it"
+            ));
+        }
+    }
+    if !untrusted.is_empty() && worth(kept.unjudged) {
+        hints.push(format!(
+            "do what the reason above asks for, to have {} trusted: {} are kept because \
+             nobody can say what of it is free",
+            untrusted.join(", "),
+            Size(kept.unjudged)
+        ));
+    }
+    let unknown = report.volumes.iter().any(|v| v.state == VolumeState::Unknown);
+    if unknown && worth(kept.unjudged) && options.mode != Mode::Prezeroed {
+        hints.push(format!(
+            "fill the free space of volumes with an unknown free map with zeros in the \
+             guest, and compact again: zeros are found there whatever the file system \
+             ({} are kept for it)",
+            Size(kept.unjudged)
+        ));
+    }
+    match options.mode {
+        Mode::Quick if worth(kept.used) => hints.push(format!(
+            "--mode full also looks for zeros in the {} that volumes call used, which \
+             reads all of it",
+            Size(kept.used)
+        )),
+        Mode::Prezeroed => hints.push(
+            "--mode quick reads the free maps of the guest's file systems, which finds \
+             free space that is not zero"
+                .to_owned(),
+        ),
+        _ => {}
+    }
+    if !options.drop_unpartitioned
+        && worth(kept.outside.saturating_sub(DISK_ENDS))
+        && report.volumes.iter().any(|v| v.partition.is_some())
+    {
+        hints.push(format!(
+            "--drop-unpartitioned gives up most of the {} outside every partition, if \
+             you know that nothing hides there",
+            Size(kept.outside)
+        ));
+    }
+    let large = report.file_size_after / 10;
+    if worth(report.pinned_bytes) && report.pinned_bytes >= large {
+        hints.push(format!(
+            "{} are free but pinned: defragmenting the guest's volumes (consolidating \
+             their free space) would let go of part of it",
+            Size(report.pinned_bytes)
+        ));
+    }
+    hints
+}
+
+/// What the user can do about `error`, if anything.
+pub fn error_hint(
+    error: &Error,
+    image_type: Option<ImageType>,
+    known_format: bool,
+) -> Option<&'static str> {
+    Some(match error.kind() {
+        Kind::WrongImageType => match image_type {
+            Some(ImageType::Differencing) => {
+                "merge the differencing image into its parent first, with the virtual \
+                 machine's own tools"
+            }
+            Some(ImageType::Fixed) => {
+                "to make an expanding image of it: \
+                 qemu-img convert -O vpc -o subformat=dynamic,force_size=on OLD NEW"
+            }
+            _ => return None,
+        },
+        Kind::InUse => {
+            "shut the virtual machine down, or detach the disk, and try again (a saved \
+             or paused machine still uses it)"
+        }
+        Kind::AccessDenied => {
+            "run as the file's owner, or have the file's rights changed"
+        }
+        Kind::ReadOnly => {
+            "make the file writable (chmod u+w FILE; attrib -r FILE) if it is yours to \
+             change"
+        }
+        Kind::DiskFull => {
+            "make some room on the host's disk and run again; the image is sound"
+        }
+        Kind::InvalidImage if known_format => {
+            "`slimdisk check` lists all that is wrong with it, and --repair mends a \
+             damaged footer"
+        }
+        _ => return None,
+    })
+}
