@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::plan::Plan;
-use self::report::IoReport;
+use self::report::{BlockCounts, IoReport};
 pub use self::report::{Mode, Outcome, Report};
 pub use self::survey::{Survey, Verdict};
 use crate::error::{Error, Kind, Result};
@@ -188,8 +188,15 @@ pub fn compact_storage(
         return Ok(Outcome::Cancelled);
     };
     // Until something is written, nothing has changed.
+    let before = report.blocks.allocated_before;
+    let unchanged = BlockCounts {
+        total: report.blocks.total,
+        allocated_before: before,
+        allocated_after: before,
+        ..BlockCounts::default()
+    };
+    let planned = std::mem::replace(&mut report.blocks, unchanged);
     report.file_size_after = report.file_size_before;
-    report.blocks.allocated_after = report.blocks.allocated_before;
     let verdicts = survey.verdicts;
     let mut before = None;
     if options.verify {
@@ -198,13 +205,6 @@ pub fn compact_storage(
             return Ok(Outcome::Cancelled);
         }
     }
-    let planned = std::mem::take(&mut report.blocks);
-    report.blocks = report::BlockCounts {
-        total: planned.total,
-        allocated_before: planned.allocated_before,
-        allocated_after: planned.allocated_before,
-        ..report::BlockCounts::default()
-    };
     let done = run::run(&mut *image, &plan, run::ROUND, hook);
     report.file_size_after = storage.len();
     let done = done?;

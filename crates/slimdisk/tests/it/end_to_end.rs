@@ -74,8 +74,12 @@ impl Volume {
     fn make(scratch: &Scratch, kind: Kind) -> Volume {
         let pool = scratch.path("pool");
         let names = make_files(&pool);
-        let deleted: Vec<&String> =
-            names.iter().enumerate().filter(|(n, _)| n % 16 > 5).map(|(_, name)| name).collect();
+        // A long stretch of them, and scattered ones around it.
+        let (first, last) = (names.len() / 4, names.len() * 3 / 4);
+        let goes = |n: usize| (first..last).contains(&n) || n % 5 == 0;
+        let numbered = names.iter().enumerate();
+        let deleted: Vec<_> =
+            numbered.filter(|(n, _)| goes(*n)).map(|(_, name)| name).collect();
         let image = match kind {
             Kind::Ext(options) => {
                 let image = scratch.path("volume");
