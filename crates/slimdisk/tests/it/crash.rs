@@ -97,6 +97,34 @@ impl Storage for Recorder {
     }
 }
 
+/// What must hold of a file at any instant: a live block reads the same, one that
+/// may go is gone or as it was, and the strictest reader finds nothing wrong.
+pub fn judge(shape: &Shape, verdicts: &[Verdict], file: &[u8]) -> Result<(), String> {
+    let blocks = read_strictly(file)?;
+    for (number, verdict) in (0u32..).zip(verdicts) {
+        let block = blocks[number as usize].as_ref();
+        match (verdict, block) {
+            (Verdict::Absent, None) | (Verdict::Free | Verdict::Zero, None) => {}
+            (Verdict::Absent, Some(_)) => return Err(format!("block {number} appeared")),
+            (Verdict::Live, None) => return Err(format!("live block {number} is lost")),
+            (_, Some(block)) => {
+                if block.bitmap != shape.bitmap(number) {
+                    return Err(format!("the sector bitmap of block {number} changed"));
+                }
+                let same = if *verdict == Verdict::Zero {
+                    block.data.iter().all(|byte| *byte == 0)
+                } else {
+                    block.data == shape.data(number)
+                };
+                if !same {
+                    return Err(format!("the data of block {number} changed"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// One image, what is to be done with it, and the record of doing it.
 struct Case {
     shape: Shape,
@@ -128,39 +156,8 @@ impl Case {
         Case { shape, verdicts, before, ops, after }
     }
 
-    /// What must hold of a file at any instant.
     fn judge(&self, file: &[u8]) -> Result<(), String> {
-        let blocks = read_strictly(file)?;
-        for (number, verdict) in (0u32..).zip(&self.verdicts) {
-            let block = blocks[number as usize].as_ref();
-            match (verdict, block) {
-                (Verdict::Absent, None) | (Verdict::Free | Verdict::Zero, None) => {}
-                (Verdict::Absent, Some(_)) => {
-                    return Err(format!("block {number} appeared"));
-                }
-                (Verdict::Live, None) => {
-                    return Err(format!("live block {number} is lost"));
-                }
-                (_, Some(block)) => {
-                    if block.bitmap != self.shape.bitmap(number) {
-                        return Err(format!(
-                            "the sector bitmap of block {number} changed"
-                        ));
-                    }
-                    let zero = *verdict == Verdict::Zero;
-                    let data = self.shape.data(number);
-                    let same = if zero {
-                        block.data.iter().all(|byte| *byte == 0)
-                    } else {
-                        block.data == data
-                    };
-                    if !same {
-                        return Err(format!("the data of block {number} changed"));
-                    }
-                }
-            }
-        }
-        Ok(())
+        judge(&self.shape, &self.verdicts, file)
     }
 
     /// A state that the disk may be in if power fails after `ops[..at]`.
