@@ -23,6 +23,7 @@ mod modes;
 mod ntfs;
 mod partition;
 mod planner;
+mod samples;
 mod signature;
 #[cfg(target_os = "linux")]
 mod storage;

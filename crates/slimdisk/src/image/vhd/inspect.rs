@@ -22,6 +22,9 @@ use crate::storage::{ReadAt, read_struct};
 /// 2040 GiB in blocks of 128 KiB.
 const MAX_TABLE_ENTRIES: u32 = 1 << 24;
 
+/// Room behind the tables that is less than this is their writer's own.
+const PADDING: u64 = 8192;
+
 /// Geometry fields at their largest mean "see the current size".
 const MAX_CHS_SECTORS: u64 = 65535 * 16 * 255;
 
@@ -410,9 +413,10 @@ fn sparse(
     };
     let extents = sparse.table.extents();
     check_header(&sparse.header, at, structures, findings);
-    check_reserved(&mut sparse, at, &extents, findings);
+    let data_end = structures.trailing.unwrap_or(len);
+    check_reserved(&mut sparse, at, &extents, data_end, findings);
     check_batmap(&sparse, findings);
-    check_extents(&sparse, &extents, structures.trailing.unwrap_or(len), findings);
+    check_extents(&sparse, &extents, data_end, findings);
     Ok(Some(sparse))
 }
 
@@ -460,6 +464,7 @@ fn check_reserved(
     sparse: &mut Sparse,
     header_at: u64,
     extents: &[Extent],
+    data_end: u64,
     findings: &mut Vec<Finding>,
 ) {
     let header = &sparse.header;
@@ -505,11 +510,14 @@ fn check_reserved(
         }
     }
     sparse.reserved = parts.into_iter().map(|(_, range)| range).collect();
-    // Nothing is put into gaps between the headers either, as long as no block
-    // lies there already: that room is Windows' and tapdisk's own.
+    // Nothing is put into gaps between the headers either, nor into what writers
+    // leave behind them as a matter of habit, as long as no block lies there
+    // already: up to two pages in Windows' files, a sector in Virtual PC's.
     let end = sparse.reserved.iter().next_back().map_or(0, |range| range.end);
-    if extents.first().is_none_or(|first| first.place >= end) {
-        sparse.reserved.insert(0..end);
+    let first = extents.first().map_or(data_end, |first| first.place);
+    if first >= end {
+        let padded = if first - end < PADDING { first } else { end };
+        sparse.reserved.insert(0..padded);
     }
 }
 

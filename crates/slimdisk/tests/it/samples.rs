@@ -1,0 +1,150 @@
+//! Images made by other programs: the right verdict for each.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use slimdisk::Kind;
+use slimdisk::compact::{Options, Outcome, examine};
+use slimdisk::image::{self, ImageType, Severity};
+
+use crate::end_to_end::{compact, quick};
+use crate::ntfs::image::{digests, mount};
+use crate::support::{Noise, Scratch, have, samples, sh};
+use crate::vhd_model::{Shape, read_strictly};
+
+/// Unpacks a sample.
+fn unpack(scratch: &Scratch, dir: &Path, name: &str) -> PathBuf {
+    let path = scratch.path(name);
+    sh(&format!(
+        "zstd -q -d {0}/{name}.zst -o {1} && chmod 644 {1}",
+        dir.display(),
+        path.display()
+    ));
+    path
+}
+
+fn ready(test: &str, tools: &[&str]) -> Option<PathBuf> {
+    let Some(dir) = samples() else {
+        // Samples are no package: where there are none, there is nothing to install.
+        println!("SKIPPED {test}: no folder of sample images");
+        return None;
+    };
+    have(test, tools).then_some(dir)
+}
+
+#[test]
+fn each_sample_gets_the_right_verdict() {
+    let test = "each_sample_gets_the_right_verdict";
+    let Some(dir) = ready(test, &["zstd"]) else { return };
+    let scratch = Scratch::new(test);
+    let nothing = Ok(Outcome::NothingToDo);
+    let wrong = Err(Kind::WrongImageType);
+    let invalid = Err(Kind::InvalidImage);
+    for (name, expected) in [
+        ("virtualpc-dynamic.vhd", nothing),
+        ("hyperv2012r2-dynamic.vhd", nothing),
+        ("ntfs-dynamic.vhd", nothing),
+        ("ext2.vhd", nothing),
+        ("ntfs-fixed.vhd", wrong),
+        ("ntfs-parent.vhd", wrong),
+        ("fat-parent.vhd", wrong),
+        ("ntfs-differential.vhd", wrong),
+        ("fat-differential.vhd", wrong),
+        ("image.vhd", invalid),
+        ("image-differential.vhd", invalid),
+    ] {
+        let path = unpack(&scratch, &dir, name);
+        let before = fs::read(&path).unwrap();
+        let report = compact(&path, &quick());
+        let found = report.cause.as_ref().map_or(Ok(report.outcome), |e| Err(e.kind()));
+        assert_eq!(found, expected, "{name}: {report:?}");
+        assert!(fs::read(&path).unwrap() == before, "{name} was changed");
+
+        let (format, findings) = image::check_file(&path).unwrap();
+        assert_eq!(format, "vhd");
+        let worst = findings.iter().map(|f| f.severity).max().unwrap_or(Severity::Note);
+        let sound = worst == Severity::Note;
+        assert_eq!(sound, expected != invalid, "{name}: {findings:?}");
+    }
+}
+
+#[test]
+fn children_name_their_parents() {
+    let test = "children_name_their_parents";
+    let Some(dir) = ready(test, &["zstd"]) else { return };
+    let scratch = Scratch::new(test);
+    for kind in ["ntfs", "fat"] {
+        let path = unpack(&scratch, &dir, &format!("{kind}-differential.vhd"));
+        let hook = &mut |_| ControlFlow::Continue(());
+        let found = examine(&path, &Options::default(), false, hook).unwrap().unwrap();
+        assert_eq!(found.facts.image_type, ImageType::Differencing);
+        let parent = found.facts.parent.unwrap();
+        assert!(parent.ends_with(&format!("\\{kind}-parent.vhd")), "{parent}");
+        assert!(found.survey.is_none());
+    }
+}
+
+/// A volume that Windows formatted and wrote, as it is and with old data in its
+/// free space, in blocks small enough to lose some.
+#[test]
+fn a_volume_made_by_windows_keeps_every_file() {
+    let test = "a_volume_made_by_windows_keeps_every_file";
+    let tools = ["zstd", "qemu-img", "ntfs-3g", "ntfsfix"];
+    let Some(dir) = ready(test, &tools) else { return };
+    let scratch = Scratch::new(test);
+    let sample = unpack(&scratch, &dir, "ntfs-dynamic.vhd");
+    let raw = scratch.path("disk.raw");
+    let to_raw = |from: &Path| {
+        sh(&format!(
+            "qemu-img convert -f vpc -O raw {} {}",
+            from.display(),
+            raw.display()
+        ));
+        fs::read(&raw).unwrap()
+    };
+    // The partition begins at 64 KiB and ends before the disk does.
+    let at = 65_536..65_536 + 3_080_192;
+    let volume = scratch.path("volume");
+    let files = |disk: &[u8]| {
+        fs::write(&volume, &disk[at.clone()]).unwrap();
+        sh(&format!("ntfsfix -n {}", volume.display()));
+        digests(&mount(&volume, ",ro").dir)
+    };
+
+    // As it is: nothing to win, and nothing changes.
+    let disk = to_raw(&sample);
+    assert_eq!(disk[at.start + 3..at.start + 7], *b"NTFS");
+    let all = files(&disk);
+    assert!(!all.is_empty());
+    compact(&sample, &quick());
+    assert!(files(&to_raw(&sample)) == all);
+
+    // With old data in its free space.
+    {
+        let mounted = mount(&volume, "");
+        fs::write(mounted.dir.join("stale"), Noise::new(8).bytes(180_000)).unwrap();
+    }
+    fs::remove_file(mount(&volume, "").dir.join("stale")).unwrap();
+    let mut disk = disk;
+    disk[at.clone()].copy_from_slice(&fs::read(&volume).unwrap());
+    let small = scratch.path("small.vhd");
+    fs::write(&small, Shape::of_disk(&disk, 16 << 10, true, *b"win ")).unwrap();
+    let report = compact(&small, &quick());
+    assert_eq!(report.outcome, Outcome::Compacted, "{report:?}");
+    assert!(report.blocks.released_free > 0);
+    read_strictly(&fs::read(&small).unwrap()).unwrap();
+    assert!(files(&to_raw(&small)) == all);
+}
+
+#[test]
+fn other_formats_are_not_taken_for_a_vhd() {
+    let test = "other_formats_are_not_taken_for_a_vhd";
+    let Some(dir) = ready(test, &["zstd"]) else { return };
+    let scratch = Scratch::new(test);
+    for name in ["ntfs-dynamic.vhdx", "ext2.vmdk", "ext2.qcow2"] {
+        let path = unpack(&scratch, &dir, name);
+        let error = image::check_file(&path).unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidImage, "{name}: {error}");
+    }
+}
