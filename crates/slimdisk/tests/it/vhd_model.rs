@@ -1,6 +1,12 @@
 //! A VHD writer and a strict VHD reader that share no code with the library,
 //! after the specification alone.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use slimdisk::storage::{HostFile, ReadAt};
+
 use crate::support::Noise;
 
 pub const SECTOR: usize = 512;
@@ -115,6 +121,49 @@ impl Shape {
             data.resize(block_size, 0);
             data
         })
+    }
+
+    /// Writes a VHD of any size in which every block has a place, in the order of
+    /// the disk; blocks that are holes in `raw` are holes in the file. Sector
+    /// bitmaps are left clear, for nobody reads them in a dynamic disk.
+    pub fn write_full(path: &Path, raw: &Path, block_size: usize) {
+        let raw = HostFile::open_read(raw).unwrap();
+        let blocks = raw.len().div_ceil(block_size as u64) as u32;
+        let shape = Shape {
+            block_size,
+            blocks,
+            order: Vec::new(),
+            aligned: false,
+            spare_entries: 0,
+            batmap: false,
+            creator: *b"win ",
+            seed: 1,
+        };
+        let headers = shape.build(&[]);
+        let data_at = headers.len() as u64 - 512;
+        let stride = (shape.bitmap_len() + block_size) as u64;
+        let table: Vec<u8> = (0..u64::from(blocks))
+            .flat_map(|block| (((data_at + block * stride) / 512) as u32).to_be_bytes())
+            .collect();
+        let file = File::create(path).unwrap();
+        file.write_all_at(&headers[..data_at as usize], 0).unwrap();
+        file.write_all_at(&table, 0x600).unwrap();
+        let mut piece = vec![0; 1 << 20];
+        let mut at = 0;
+        while let Some(data) = raw.next_data(at).unwrap() {
+            at = data.start;
+            while at < data.end {
+                let end = (at + 1).next_multiple_of(piece.len() as u64).min(data.end);
+                let bytes = &mut piece[..(end - at) as usize];
+                raw.read_at(at, bytes).unwrap();
+                let block = at / block_size as u64;
+                let to = data_at + block * stride + shape.bitmap_len() as u64;
+                file.write_all_at(bytes, to + at % block_size as u64).unwrap();
+                at = end;
+            }
+        }
+        let end = data_at + u64::from(blocks) * stride;
+        file.write_all_at(&shape.footer(), end).unwrap();
     }
 
     fn build_with(&self, data: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
