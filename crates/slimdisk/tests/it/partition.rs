@@ -7,7 +7,7 @@ use std::sync::Arc;
 use slimdisk::partition::{PartitionTable, Scheme, read_table, read_table_with_sectors};
 use slimdisk::storage::{Meter, ReadAt};
 
-use crate::support::{Noise, Scratch, have, sh};
+use crate::support::{Noise, Scratch, have, samples, sh, skip};
 
 const MIB: usize = 1 << 20;
 
@@ -109,6 +109,44 @@ fn mbr_with_logical_partitions() {
     assert_eq!(kind(1), ("NTFS/exFAT/HPFS", false));
     assert_eq!(kind(4), ("Windows dynamic disk (LDM)", true));
     assert_eq!(kind(6), ("Linux swap/Solaris", false));
+}
+
+/// Tables written by Windows, and disks that have none.
+#[test]
+fn disks_of_other_programs() {
+    let test = "disks_of_other_programs";
+    let Some(samples) = samples() else {
+        return skip(test, "the folder of sample images");
+    };
+    if !have(test, &["zstd", "qemu-img", "sfdisk"]) {
+        return;
+    }
+    let scratch = Scratch::new(test);
+    for (sample, tabled) in [
+        ("ntfs-dynamic.vhd", true),
+        ("fat-parent.vhd", true),
+        ("ntfs-parent.vhdx", true),
+        ("ext2.vhd", false),
+    ] {
+        let (image, path) = (scratch.path(sample), scratch.path("disk"));
+        sh(&format!(
+            "zstd -qdf {}/{sample}.zst -o {1}; qemu-img convert -O raw {1} {2}",
+            samples.display(),
+            image.display(),
+            path.display()
+        ));
+        let table = trusted(&std::fs::read(&path).unwrap());
+        if tabled {
+            assert_eq!(table.scheme, Scheme::Mbr, "{sample}");
+            assert_eq!(ours(&table), sfdisk(&path), "{sample}");
+        } else {
+            assert_eq!(
+                (table.scheme, table.partitions),
+                (Scheme::Bare, vec![]),
+                "{sample}"
+            );
+        }
+    }
 }
 
 #[test]
