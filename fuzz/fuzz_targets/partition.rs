@@ -35,17 +35,20 @@ impl ReadAt for Disk {
         if end.is_none_or(|end| end > self.len) {
             return Err(slimdisk::Error::invalid("beyond the end").at(offset));
         }
-        let tail_at = self.len - self.tail.len() as u64;
-        for (at, byte) in (offset..).zip(buf) {
-            *byte = if at < self.front.len() as u64 {
-                self.front[at as usize]
-            } else if at >= tail_at {
-                self.tail[(at - tail_at) as usize]
-            } else {
-                0
-            };
-        }
+        buf.fill(0);
+        lay(buf, offset, &self.tail, self.len - self.tail.len() as u64);
+        lay(buf, offset, &self.front, 0);
         Ok(())
+    }
+}
+
+/// Copies what of `piece`, lying at `at`, falls into `buf`, read from `offset`.
+fn lay(buf: &mut [u8], offset: u64, piece: &[u8], at: u64) {
+    let start = offset.max(at);
+    let end = (offset + buf.len() as u64).min(at + piece.len() as u64);
+    if start < end {
+        let from = &piece[(start - at) as usize..(end - at) as usize];
+        buf[(start - offset) as usize..(end - offset) as usize].copy_from_slice(from);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use slimdisk::partition::{PartitionTable, Scheme, read_table, read_table_with_sectors};
 use slimdisk::storage::{Meter, ReadAt};
 
-use crate::support::{Noise, Scratch, have, sh};
+use crate::support::{Noise, Scratch, have, samples, sh, skip};
 
 const MIB: usize = 1 << 20;
 
@@ -111,6 +111,44 @@ fn mbr_with_logical_partitions() {
     assert_eq!(kind(6), ("Linux swap/Solaris", false));
 }
 
+/// Tables written by Windows, and disks that have none.
+#[test]
+fn disks_of_other_programs() {
+    let test = "disks_of_other_programs";
+    let Some(samples) = samples() else {
+        return skip(test, "the folder of sample images");
+    };
+    if !have(test, &["zstd", "qemu-img", "sfdisk"]) {
+        return;
+    }
+    let scratch = Scratch::new(test);
+    for (sample, tabled) in [
+        ("ntfs-dynamic.vhd", true),
+        ("fat-parent.vhd", true),
+        ("ntfs-parent.vhdx", true),
+        ("ext2.vhd", false),
+    ] {
+        let (image, path) = (scratch.path(sample), scratch.path("disk"));
+        sh(&format!(
+            "zstd -qdf {}/{sample}.zst -o {1}; qemu-img convert -O raw {1} {2}",
+            samples.display(),
+            image.display(),
+            path.display()
+        ));
+        let table = trusted(&std::fs::read(&path).unwrap());
+        if tabled {
+            assert_eq!(table.scheme, Scheme::Mbr, "{sample}");
+            assert_eq!(ours(&table), sfdisk(&path), "{sample}");
+        } else {
+            assert_eq!(
+                (table.scheme, table.partitions),
+                (Scheme::Bare, vec![]),
+                "{sample}"
+            );
+        }
+    }
+}
+
 #[test]
 fn mbr_chain_damage_is_not_trusted() {
     if !have("mbr_chain_damage_is_not_trusted", &["sfdisk"]) {
@@ -159,6 +197,7 @@ fn mbr_chain_damage_is_not_trusted() {
         ("partition table itself", &|d| set(d, entry(0, 0) + 8, 0)),
         ("passes the end", &|d| set(d, entry(0, 3) + 12, 1 << 20)),
         ("Entry 1", &|d| d[entry(0, 0)] = 0x41),
+        ("Entry 1", &|d| d[entry(0, 0) + 4] = 0),
         ("more than one extended", &|d| d[entry(0, 1) + 4] = 5),
     ];
     for (expected, damage) in cases {
@@ -245,6 +284,9 @@ fn gpt_with_4096_byte_sectors() {
     assert_eq!(ours(&table), expected);
     let declared = read_table_with_sectors(&disk, Some(4096)).unwrap();
     assert_eq!(declared, table);
+    let mut both = disk.clone();
+    both[512..520].copy_from_slice(b"EFI PART");
+    assert!(reason(&both).contains("another for 4096 byte sectors"));
     let wrong = read_table_with_sectors(&disk, Some(512)).unwrap();
     assert!(wrong.untrusted.is_some());
     assert!(read_table_with_sectors(&disk, Some(520)).unwrap().untrusted.is_some());
@@ -325,36 +367,57 @@ fn gpt_copies_that_differ() {
 }
 
 #[test]
-fn gpt_that_overlaps() {
-    if !have("gpt_that_overlaps", &["sgdisk"]) {
+fn gpt_with_wrong_numbers() {
+    if !have("gpt_with_wrong_numbers", &["sgdisk"]) {
         return;
     }
-    let scratch = Scratch::new("gpt_that_overlaps");
+    let scratch = Scratch::new("gpt_with_wrong_numbers");
     let good = disk(&scratch, 64, GPT);
-    let with = |change: &dyn Fn(&mut [u8])| {
+    // Header and entries changed, checksums mended, backup gone.
+    let with = |change: &dyn Fn(&mut [u8], &mut [u8])| {
         let mut disk = good.clone();
-        change(&mut disk[1024..1024 + 128 * 128]);
-        let entries = crc32(&disk[1024..1024 + 128 * 128]);
-        disk[512 + 88..512 + 92].copy_from_slice(&entries.to_le_bytes());
-        disk[512 + 16..512 + 20].fill(0);
-        let header = crc32(&disk[512..512 + 92]);
-        disk[512 + 16..512 + 20].copy_from_slice(&header.to_le_bytes());
+        let (front, entries) = disk.split_at_mut(1024);
+        let (header, entries) = (&mut front[512..604], &mut entries[..128 * 128]);
+        change(header, entries);
+        header[88..92].copy_from_slice(&crc32(entries).to_le_bytes());
+        header[16..20].fill(0);
+        let crc = crc32(header);
+        header[16..20].copy_from_slice(&crc.to_le_bytes());
         let end = disk.len();
         disk[end - 512..].fill(0);
         disk
     };
-    trusted(&with(&|_| ()));
+    let put = |bytes: &mut [u8], at: usize, value: u64| {
+        bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    };
+    trusted(&with(&|_, _| ()));
     let first_of_2 = 2048 + (4 << 11);
-    let overlapping = with(&|entries| {
-        entries[40..48].copy_from_slice(&u64::to_le_bytes(first_of_2));
-    });
+    let overlapping = with(&|_, entries| put(entries, 40, first_of_2));
     assert!(reason(&overlapping).contains("Partitions 1 and 2 overlap"));
-    for (first, last) in [(34, 1 << 40), (u64::MAX, u64::MAX), (2, 2048), (5000, 4000)] {
-        let wild = with(&|entries| {
-            entries[32..40].copy_from_slice(&u64::to_le_bytes(first));
-            entries[40..48].copy_from_slice(&u64::to_le_bytes(last));
+    for (first, last) in [(33, 2048), (34, 1 << 40), (u64::MAX, u64::MAX), (5000, 4000)] {
+        let wild = with(&|_, entries| {
+            put(entries, 32, first);
+            put(entries, 40, last);
         });
         assert!(reason(&wild).contains("usable sectors"));
+    }
+    let sectors = good.len() as u64 / 512;
+    for (at, value, expected) in [
+        (24, 2, "lies elsewhere"),
+        (40, 1, "usable sectors"),
+        (48, sectors, "usable sectors"),
+        (48, 20, "usable sectors"),
+        (72, 1, "impossible place"),
+        (72, 40, "impossible place"),
+        (72, sectors - 20, "impossible place"),
+        (72, u64::MAX, "impossible place"),
+        (80, u64::MAX, "number or size of entries"),
+        (80, 96 << 32 | 128, "number or size of entries"),
+        (80, 192 << 32 | 128, "number or size of entries"),
+        (80, 128 << 32 | 8193, "number or size of entries"),
+    ] {
+        let reason = reason(&with(&|header, _| put(header, at, value)));
+        assert!(reason.contains(expected), "{at} {value}: {reason}");
     }
 }
 

@@ -243,8 +243,8 @@ fn what_blkid_believes_is_named() {
 }
 
 #[test]
-fn bitlocker_to_go_is_not_fat() {
-    let test = "bitlocker_to_go_is_not_fat";
+fn a_boot_sector_is_of_one_file_system() {
+    let test = "a_boot_sector_is_of_one_file_system";
     if !have(test, &["mkfs.vfat"]) {
         return;
     }
@@ -256,6 +256,17 @@ fn bitlocker_to_go_is_not_fat() {
     ));
     let mut bytes = std::fs::read(&path).unwrap();
     assert_eq!(names(&bytes).unwrap(), ["FAT32"]);
+    let mut other = bytes.clone();
+    other[510..512].fill(0);
+    assert_eq!(names(&other).unwrap(), ["FAT32"]);
+    other[3..11].copy_from_slice(b"NTFS    ");
+    assert_eq!(names(&other).unwrap(), [""; 0]);
+    other[3..11].copy_from_slice(b"-FVE-FS-");
+    assert_eq!(names(&other).unwrap(), ["BitLocker"]);
+    sh(&format!("mkfs.vfat -F 16 {} >/dev/null", path.display()));
+    let mut other = std::fs::read(&path).unwrap();
+    other[510..512].fill(0);
+    assert_eq!(names(&other).unwrap(), ["FAT16"]);
     bytes[424..440].copy_from_slice(
         b"\x3B\xD6\x67\x49\x29\x2E\xD8\x4A\x83\x99\xF6\xA3\x39\xE3\xD0\x01",
     );
