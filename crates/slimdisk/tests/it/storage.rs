@@ -95,8 +95,10 @@ fn a_file_of_ones_own_is_guarded_three_ways() {
     assert!(host.exclusion().missing().is_empty(), "{:?}", host.exclusion());
     host.still_exclusive().unwrap();
     // A second run is refused, and looking does not disturb the first.
+    let start = Instant::now();
     in_use_by(HostFile::open_exclusive(&path), "this process itself");
     in_use_by(HostFile::open_read(&path), "this process itself");
+    assert!(start.elapsed() < Duration::from_secs(10), "it waited for the lease");
     host.still_exclusive().unwrap();
     drop(host);
     let reader = HostFile::open_read(&path).unwrap();

@@ -112,7 +112,7 @@ fn backs(device: &Path, identity: Identity) -> bool {
 /// `LOOP_GET_STATUS64` and what it fills in.
 ///
 /// Source: Linux, `include/uapi/linux/loop.h`.
-const LOOP_GET_STATUS64: u32 = 0x4C05;
+const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 
 #[repr(C)]
 struct LoopInfo64 {
@@ -130,13 +130,8 @@ fn backing_file(device: &Path) -> Result<Identity> {
     let mut info = LoopInfo64 { device: 0, inode: 0, rest: [0; 216] };
     // SAFETY: the request fills in a `loop_info64`, which `info` has the size of,
     // and any bytes are a valid value of it.
-    let done = unsafe {
-        libc::ioctl(
-            device.as_raw_fd(),
-            libc::Ioctl::from(LOOP_GET_STATUS64),
-            &raw mut info,
-        )
-    };
+    let done =
+        unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
     match done {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(Identity { device: info.device, inode: info.inode }),

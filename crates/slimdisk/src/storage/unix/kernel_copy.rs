@@ -63,7 +63,7 @@ pub fn next_data(file: &File, from: u64, len: u64) -> Result<Option<Range<u64>>>
     let seek = |from: u64, whence| {
         let from = offset(from)?;
         // SAFETY: the descriptor is open; no memory is touched.
-        let found = unsafe { libc::lseek64(file.as_raw_fd(), from, whence) };
+        let found = unsafe { libc::lseek(file.as_raw_fd(), from, whence) };
         u64::try_from(found).map_err(|_| Error::last_os_error())
     };
     match seek(from, libc::SEEK_DATA) {

@@ -104,6 +104,10 @@ fn copies_are_shared_where_the_file_system_can() {
     assert_eq!((counts.bytes_cloned, counts.bytes_written), (MIB / 2, 200));
     // Places that do not agree within a block are copied.
     assert_eq!(host.copy_within(0, 2 * MIB + 512, 8192).unwrap().cloned, 0);
+    // Which does not mean that nothing can be shared from now on, nor is the end
+    // of the file one for what is.
+    assert_eq!(host.copy_within(0, 4 * MIB, 8192).unwrap().cloned, 8192);
+    assert_eq!(host.len(), 4 * MIB + 8192);
     host.flush().unwrap();
     assert!(host.inner().host_bytes().unwrap() >= before);
     drop(host);
