@@ -166,8 +166,11 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
         report.io = IoReport::of_run(file.counts());
         report.host_bytes_after = file.inner().host_bytes().ok();
         let outcome = done.map_err(|e| e.in_file(path))?;
-        if !options.touch && report.io.bytes_written != Some(0) {
-            file.inner().restore_times(times)?;
+        if !options.touch
+            && report.io.bytes_written != Some(0)
+            && let Err(error) = file.inner().restore_times(times)
+        {
+            report.notes.push(error.chain());
         }
         Ok(outcome)
     });

@@ -15,7 +15,7 @@ use crate::image::Image;
 use crate::partition::{self, PartitionTable, Scheme};
 use crate::ranges::Ranges;
 use crate::storage::{ReadAt, Section};
-use crate::volume::{self, Allowances, FileSystem, Findings, Identity};
+use crate::volume::{self, Allowances, FileSystem, Findings, Identity, signature};
 
 /// What becomes of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -73,7 +73,16 @@ pub fn survey(
     let mut volumes = Vec::new();
     let mut trusted = Vec::new();
     if options.mode != Mode::Prezeroed {
-        let found = partition::read_table(image)?;
+        let mut found = partition::read_table(image)?;
+        if found.scheme != Scheme::Bare
+            && found.untrusted.is_none()
+            && let Some(name) = signature::disk_membership(image)?
+        {
+            found.untrusted = Some(format!(
+                "the whole disk is a member of {name}: what its partitions show holds for the \
+                 array alone; compact the disks of an array by zeros alone"
+            ));
+        }
         for Place { partition, range, opaque } in places(image, &found) {
             let at =
                 Progress { phase: Phase::Map, done: range.start, total: image.len() };

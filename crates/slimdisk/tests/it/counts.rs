@@ -40,18 +40,21 @@ fn ext4_half_deleted(scratch: &Scratch) -> std::path::PathBuf {
 /// The same with NTFS.
 fn ntfs_half_deleted(scratch: &Scratch) -> std::path::PathBuf {
     let raw = mkntfs(scratch, "disk.raw", 4 << 30, "-c 4096");
-    let mounted = mount(&raw, "");
     let mut noise = Noise::new(12);
-    let mut deleted = Vec::new();
-    for number in 0..110 {
-        let path = mounted.dir.join(format!("file{number}"));
-        sh(&format!("fallocate -l 30M {}", path.display()));
-        if noise.below(2) == 0 {
-            deleted.push(path);
+    {
+        let mounted = mount(&raw, "");
+        for number in 0..110 {
+            fs::write(mounted.dir.join(format!("file{number}")), "").unwrap();
         }
     }
-    for path in deleted {
-        fs::remove_file(path).unwrap();
+    for number in 0..110 {
+        sh(&format!("ntfsfallocate -l 31457280 {} file{number}", raw.display()));
+    }
+    let mounted = mount(&raw, "");
+    for number in 0..110 {
+        if noise.below(2) == 0 {
+            fs::remove_file(mounted.dir.join(format!("file{number}"))).unwrap();
+        }
     }
     drop(mounted);
     raw
@@ -101,7 +104,7 @@ fn half_deleted_ext4_of_4_gib() {
 #[test]
 fn half_deleted_ntfs_of_4_gib() {
     let test = "half_deleted_ntfs_of_4_gib";
-    if !have(test, &["mkntfs", "ntfs-3g", "ntfsfix"]) {
+    if !have(test, &["mkntfs", "ntfs-3g", "ntfsfix", "ntfsfallocate"]) {
         return;
     }
     let scratch = Scratch::new(test);
