@@ -163,9 +163,9 @@ impl Layout {
             clusters: u64(bytes, 40) as usize * sector / cluster,
             mft: u64(bytes, 48) as usize * cluster,
             mirror: u64(bytes, 56) as usize * cluster,
-            record: match bytes[64] as i8 {
-                exponent @ ..0 => 1 << -exponent,
-                count => count as usize * cluster,
+            record: match bytes[64] {
+                count @ ..0x80 => usize::from(count) * cluster,
+                exponent => 1 << (256 - u32::from(exponent)),
             },
         }
     }

@@ -155,6 +155,15 @@ fn hibernated() {
         trusted(&bytes);
         assert_eq!(volume.probe(&bytes), 0);
     }
+    // Compressed, its first bytes say nothing.
+    let mut compressed = file("hiberfil.sys", b"", 65536);
+    let name: Vec<u8> =
+        "hiberfil.sys".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let table = &compressed[volume.layout.mft..];
+    let at = table.windows(name.len()).position(|window| window == name).unwrap();
+    let data = volume.layout.attribute(&compressed, at / volume.layout.record, DATA);
+    compressed[data + 12] = 1;
+    assert_has(&reason(&compressed), "compressed");
     trusted(&file("hiberfil.sys.bak", b"hibr", 4096));
     trusted(&volume.changed(|dir| {
         fs::create_dir(dir.join("folder")).unwrap();
@@ -399,6 +408,27 @@ fn metadata_that_does_not_agree() {
             bytes[map + cluster / 8] &= !(1 << (cluster % 8));
         });
     }
+    // Two files in one cluster.
+    spoilt("share cluster", &|bytes, layout| {
+        let lcn = layout.data(bytes, 4, DATA) / layout.cluster;
+        let at = layout.attribute(bytes, 10, DATA);
+        let runs = at + usize::from(u16(bytes, at + 32));
+        assert_eq!(bytes[runs], 0x21, "the test knows this form only");
+        bytes[runs + 2..runs + 4].copy_from_slice(&(lcn as u16).to_le_bytes());
+    });
+    // Damage does not hide that the volume is dirty.
+    let no_index = |bytes: &mut Vec<u8>| {
+        for block in bytes.chunks_mut(4096).filter(|block| block.starts_with(b"INDX")) {
+            block[0] = 0;
+        }
+    };
+    let dirty = volume.with(|bytes, layout| {
+        let flags = layout.value(bytes, 3, 0x70) + 10;
+        bytes[flags] |= 1;
+        no_index(bytes);
+    });
+    assert_has(&reason(&dirty), "marked dirty");
+    spoilt("directory", &|bytes, _| no_index(bytes));
     // Sizes and flags of $Bitmap's own attribute.
     let attribute = |bytes: &[u8], layout: &Layout| layout.attribute(bytes, 6, DATA);
     spoilt("too short", &|bytes, layout| {
