@@ -175,6 +175,15 @@ impl Layout {
         self.mft + number * self.record
     }
 
+    /// The number of the first record that has the name of a file in it.
+    pub fn number(&self, bytes: &[u8], name: &str) -> usize {
+        let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let mut records = bytes[self.mft..].chunks(self.record);
+        records
+            .position(|record| record.windows(name.len()).any(|window| window == name))
+            .unwrap()
+    }
+
     /// Where the first attribute of a type lies in a record.
     pub fn attribute(&self, bytes: &[u8], number: usize, kind: u32) -> usize {
         let record = self.record(number);

@@ -28,6 +28,7 @@ impl Volume {
         let image = mkntfs(&scratch, "volume.img", 8 << 20, "-L Tést");
         {
             let mounted = mount(&image, "");
+            fs::write(mounted.dir.join("the first file"), [7; 10_000]).unwrap();
             for number in 0..100 {
                 fs::write(mounted.dir.join(format!("file {number}")), "something")
                     .unwrap();
@@ -157,13 +158,14 @@ fn hibernated() {
     }
     // Compressed, its first bytes say nothing.
     let mut compressed = file("hiberfil.sys", b"", 65536);
-    let name: Vec<u8> =
-        "hiberfil.sys".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let table = &compressed[volume.layout.mft..];
-    let at = table.windows(name.len()).position(|window| window == name).unwrap();
-    let data = volume.layout.attribute(&compressed, at / volume.layout.record, DATA);
+    let number = volume.layout.number(&compressed, "hiberfil.sys");
+    let data = volume.layout.attribute(&compressed, number, DATA);
     compressed[data + 12] = 1;
     assert_has(&reason(&compressed), "compressed");
+    // An entry whose record has been used again since.
+    let mut stale = file("hiberfil.sys", b"", 65536);
+    stale[volume.layout.record(number) + 16] += 1;
+    assert_has(&reason(&stale), "another file by now");
     trusted(&file("hiberfil.sys.bak", b"hibr", 4096));
     trusted(&volume.changed(|dir| {
         fs::create_dir(dir.join("folder")).unwrap();
@@ -389,7 +391,17 @@ fn metadata_that_does_not_agree() {
     spoilt("record 6", &|bytes, layout| bytes[layout.record(6) + 44] ^= 1);
     spoilt("record 6", &|bytes, layout| bytes[layout.record(6) + 22] ^= 1);
 
-    // Each of the volume's own files must be in use in $Bitmap.
+    spoilt("impossible sizes", &|bytes, layout| bytes[layout.record(6) + 29] ^= 8);
+    // The mirror's copy of record 0 is as good as the first, but not the first.
+    spoilt("$MFT does not begin", &|bytes, layout| {
+        let cluster = (layout.mirror / layout.cluster) as u64;
+        bytes[48..56].copy_from_slice(&cluster.to_le_bytes());
+    });
+
+    // Each of the volume's own files, and of the first others, must be in use in
+    // $Bitmap.
+    let first = volume.layout.number(&volume.bytes, "the first file");
+    let first_name = format!("the file in record {first}");
     for (number, kind, name) in [
         (0, DATA, "$MFT"),
         (0, 0xB0, "$MFT"),
@@ -400,6 +412,7 @@ fn metadata_that_does_not_agree() {
         (6, DATA, "$Bitmap"),
         (7, DATA, "$Boot"),
         (10, DATA, "$UpCase"),
+        (first, DATA, &*first_name),
     ] {
         spoilt(name, &|bytes, layout| {
             let cluster = layout.data(bytes, number, kind) / layout.cluster;
