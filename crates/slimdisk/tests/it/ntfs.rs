@@ -3,6 +3,7 @@
 mod fragmented;
 mod hostile;
 mod image;
+mod log;
 mod maps;
 mod untrusted;
 mod windows;
