@@ -136,31 +136,27 @@ fn examine(
     Ok(None)
 }
 
-/// The reason of the most specific kind why the volume, sound or not, cannot be
-/// trusted.
+/// Why the volume, sound or not, cannot be trusted; the most telling reason first.
 fn unfit(mft: &Mft<'_>, state: &State, allow: Allowances) -> Result<Option<String>> {
     let log = mft.file(system::LOG_FILE)?;
     let log =
         log.stream(DATA, b"").ok_or_else(|| Error::invalid("$LogFile has no data"))?;
-    let log = logfile::unclean(mft.disk, log)?;
+    let open = state.dirty().or(logfile::unclean(mft.disk, log)?);
     let root = mft.file(system::ROOT).and_then(|root| {
         let sleeping = hibernation::sleeping(mft, &root)?;
         Ok((root, sleeping))
     });
     let root = match root {
         Ok((_, Some(sleeping))) => return Ok(Some(sleeping)),
-        Ok((root, None)) => Ok(root),
-        Err(error) => Err(error),
+        Ok((root, None)) => root,
+        // What was not closed may well look damaged: closing it comes first.
+        Err(error) if error.kind() == Kind::InvalidImage && open.is_some() => {
+            return Ok(open);
+        }
+        Err(error) => return Err(error),
     };
-    if let Some(reason) = state.dirty().or(log) {
-        return match root {
-            Err(error) if error.kind() != Kind::InvalidImage => Err(error),
-            _ => Ok(Some(reason)),
-        };
-    }
-    let root = root?;
-    if allow.discard_shadow_copies {
-        return Ok(None);
+    if open.is_some() || allow.discard_shadow_copies {
+        return Ok(open);
     }
     shadow::present(mft, &root)
 }

@@ -3,6 +3,8 @@
 mod fragmented;
 mod hostile;
 pub mod image;
+mod image;
+mod log;
 mod maps;
 mod untrusted;
 mod windows;

@@ -126,10 +126,10 @@ impl Scan {
 mod tests {
     use super::*;
 
-    fn scan(chunks: &[&[u8]], clusters: u64) -> Vec<Range<u64>> {
+    fn scan(chunks: &[&[u8]], clusters: u64) -> Vec<(u64, u64)> {
         let mut found = Vec::new();
-        let mut send = |range| {
-            found.push(range);
+        let mut send = |range: Range<u64>| {
+            found.push((range.start, range.end));
             Ok(())
         };
         let mut scan = Scan { clusters, next: 0, start: None };
@@ -142,13 +142,13 @@ mod tests {
 
     #[test]
     fn ranges_join_across_bytes_and_chunks_and_end_with_the_volume() {
-        assert_eq!(scan(&[&[0b0000_0111, 0], &[0b1000_0000]], 24), [3..23]);
-        assert_eq!(scan(&[&[0xFF, 0x00, 0xFF]], 24), [8..16]);
-        assert_eq!(scan(&[&[0b0101_0101]], 8), [1..2, 3..4, 5..6, 7..8]);
+        assert_eq!(scan(&[&[0b0000_0111, 0], &[0b1000_0000]], 24), [(3, 23)]);
+        assert_eq!(scan(&[&[0xFF, 0x00, 0xFF]], 24), [(8, 16)]);
+        assert_eq!(scan(&[&[0b0101_0101]], 8), [(1, 2), (3, 4), (5, 6), (7, 8)]);
         // Bits after the last cluster say nothing.
-        assert_eq!(scan(&[&[0xFF, 0x00]], 11), [8..11]);
-        assert_eq!(scan(&[&[0xFF, 0b1100_0000]], 13), [8..13]);
-        assert_eq!(scan(&[&[0x00]], 8), [0..8]);
+        assert_eq!(scan(&[&[0xFF, 0x00]], 11), [(8, 11)]);
+        assert_eq!(scan(&[&[0xFF, 0b1100_0000]], 13), [(8, 13)]);
+        assert_eq!(scan(&[&[0x00]], 8), [(0, 8)]);
         assert!(scan(&[&[0xFF]], 3).is_empty());
     }
 }

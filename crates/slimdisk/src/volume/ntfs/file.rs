@@ -100,30 +100,20 @@ impl File {
                 continue;
             }
             let reference = entry.header.record.get();
-            let attribute = if base.is(reference) {
-                entry.find(&attributes)
-            } else {
-                if !extension.as_ref().is_some_and(|record| record.is(reference)) {
-                    let wanted = reference & REFERENCE_NUMBER;
-                    let record = records.extension(wanted, &file.streams)?;
-                    if !record.in_use || !record.is(reference) || !base.is(record.base) {
-                        return Err(file.damaged("names a foreign extension record"));
-                    }
-                    extension = Some(record);
+            if !base.is(reference)
+                && !extension.as_ref().is_some_and(|record| record.is(reference))
+            {
+                let record =
+                    records.extension(reference & REFERENCE_NUMBER, &file.streams)?;
+                if !record.in_use || !record.is(reference) || !base.is(record.base) {
+                    return Err(file.damaged("names a foreign extension record"));
                 }
-                match &extension {
-                    Some(record) => {
-                        let attributes = record.attributes()?;
-                        if let Some(attribute) = entry.find(&attributes) {
-                            file.add(attribute, geometry)?;
-                            continue;
-                        }
-                        None
-                    }
-                    None => None,
-                }
-            };
-            let attribute = attribute.ok_or_else(|| {
+                extension = Some(record);
+            }
+            let record =
+                extension.as_ref().filter(|record| record.is(reference)).unwrap_or(base);
+            let attributes = record.attributes()?;
+            let attribute = entry.find(&attributes).ok_or_else(|| {
                 file.damaged("lists an attribute that is not in its record")
             })?;
             file.add(attribute, geometry)?;
@@ -272,5 +262,152 @@ impl Entry<'_> {
                     }
                 }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records 5 (the base) and 6 (its extension) of a file.
+    struct Two {
+        geometry: Geometry,
+        extension: Vec<u8>,
+    }
+
+    impl Records for Two {
+        fn geometry(&self) -> &Geometry {
+            &self.geometry
+        }
+
+        fn extension(&self, number: u64, _: &[Stream]) -> Result<FileRecord> {
+            FileRecord::parse(number, self.extension.clone())
+        }
+
+        fn read_all(&self, _: &Clusters) -> Result<Vec<u8>> {
+            Err(Error::invalid("the list is resident"))
+        }
+    }
+
+    /// A record of 1 KiB with sequence number 9.
+    fn record(number: u8, base: u64, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let mut record = vec![0; 1024];
+        let mut put = |at: usize, bytes: &[u8]| {
+            record[at..at + bytes.len()].copy_from_slice(bytes);
+        };
+        put(0, b"FILE");
+        put(4, &[0x30, 0, 3, 0]);
+        put(16, &[9, 0]);
+        put(20, &[0x38, 0, 1, 0]);
+        put(28, &1024u32.to_le_bytes());
+        put(32, &base.to_le_bytes());
+        put(44, &[number]);
+        let mut at = 0x38;
+        for attribute in attributes {
+            put(at, attribute);
+            at += attribute.len();
+        }
+        put(at, &[0xFF; 4]);
+        put(24, &u32::try_from(at + 8).unwrap().to_le_bytes());
+        record
+    }
+
+    fn resident(kind: u32, value: &[u8]) -> Vec<u8> {
+        let length = (24 + value.len()).next_multiple_of(8);
+        let mut bytes = vec![0; length];
+        bytes[..4].copy_from_slice(&kind.to_le_bytes());
+        bytes[4..8].copy_from_slice(&u32::try_from(length).unwrap().to_le_bytes());
+        bytes[16..20].copy_from_slice(&u32::try_from(value.len()).unwrap().to_le_bytes());
+        bytes[20] = 24;
+        bytes[24..24 + value.len()].copy_from_slice(value);
+        bytes
+    }
+
+    /// Two clusters of unnamed data from VCN `first` on at cluster `lcn`.
+    fn extent(instance: u8, first: u8, lcn: u8) -> Vec<u8> {
+        let mut bytes = vec![0; 72];
+        bytes[..4].copy_from_slice(&0x80u32.to_le_bytes());
+        bytes[4] = 72;
+        bytes[8] = 1;
+        bytes[14] = instance;
+        bytes[16] = first;
+        bytes[24] = first + 1;
+        bytes[32] = 64;
+        bytes[48..58].copy_from_slice(&[0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0x10]);
+        bytes[64..68].copy_from_slice(&[0x11, 2, lcn, 0]);
+        bytes
+    }
+
+    fn entry(first: u8, reference: u64, instance: u8) -> Vec<u8> {
+        let mut bytes = vec![0; 32];
+        bytes[..4].copy_from_slice(&0x80u32.to_le_bytes());
+        bytes[4] = 32;
+        bytes[8] = first;
+        bytes[16..24].copy_from_slice(&reference.to_le_bytes());
+        bytes[24] = instance;
+        bytes
+    }
+
+    const BASE: u64 = 9 << 48 | 5;
+    const EXTENSION: u64 = 9 << 48 | 6;
+
+    fn assemble(list: &[Vec<u8>], extension: Vec<u8>) -> Result<File> {
+        let geometry = Geometry {
+            cluster_size: 4096,
+            clusters: 100,
+            sectors_end: 409_600,
+            mft_cluster: 4,
+            mirror_cluster: 2,
+            record_size: 1024,
+        };
+        let attributes = [resident(ATTRIBUTE_LIST, &list.concat()), extent(1, 0, 50)];
+        let base = FileRecord::parse(5, record(5, 0, &attributes)).unwrap();
+        File::assemble(&base, &Two { geometry, extension })
+    }
+
+    #[test]
+    fn extents_join_along_the_list() {
+        let list = [entry(0, BASE, 1), entry(2, EXTENSION, 7), entry(4, EXTENSION, 8)];
+        let extension = record(6, BASE, &[extent(7, 2, 60), extent(8, 4, 20)]);
+        let file = assemble(&list, extension).unwrap();
+        let runs: Vec<_> = file
+            .stream(0x80, b"")
+            .and_then(Stream::clusters)
+            .unwrap()
+            .runs
+            .iter()
+            .map(|run| (run.vcn, run.lcn, run.length))
+            .collect();
+        assert_eq!(runs, [(0, Some(50), 2), (2, Some(60), 2), (4, Some(20), 2)]);
+    }
+
+    #[test]
+    fn lists_that_do_not_fit_the_records_are_refused() {
+        let refused = |what: &str, list: &[Vec<u8>], extension: Vec<u8>| {
+            let error = assemble(list, extension).err().expect(what);
+            assert!(error.what().contains(what), "{error} is not: {what}");
+        };
+        let good = || record(6, BASE, &[extent(7, 2, 60)]);
+        let list = [entry(0, BASE, 1), entry(2, EXTENSION, 7)];
+        assert!(assemble(&list, good()).is_ok());
+        refused("foreign", &list, record(6, BASE + 1, &[extent(7, 2, 60)]));
+        refused("foreign", &list, record(6, BASE + (1 << 48), &[extent(7, 2, 60)]));
+        refused("foreign", &list, record(6, 0, &[extent(7, 2, 60)]));
+        let stale = [entry(0, BASE, 1), entry(2, EXTENSION + (1 << 48), 7)];
+        refused("foreign", &stale, good());
+        refused("not in its record", &[entry(0, BASE, 2)], good());
+        refused("not in its record", &[entry(2, BASE, 1)], good());
+        let gap = [entry(0, BASE, 1), entry(3, EXTENSION, 7)];
+        refused("a part missing", &gap, record(6, BASE, &[extent(7, 3, 60)]));
+        let overlap = [entry(0, BASE, 1), entry(1, EXTENSION, 7)];
+        refused("a part missing", &overlap, record(6, BASE, &[extent(7, 1, 60)]));
+        refused("a part missing", &[entry(2, EXTENSION, 7)], good());
+        refused("twice", &[entry(0, BASE, 1), entry(0, BASE, 1)], good());
+        let mut cut = list.to_vec();
+        cut[1].truncate(25);
+        refused("damaged attribute list", &cut, good());
+        let mut short = list.to_vec();
+        short[1][4] = 0;
+        refused("damaged attribute list", &short, good());
     }
 }

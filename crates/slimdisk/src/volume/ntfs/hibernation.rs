@@ -4,7 +4,7 @@
 
 use super::file::{Content, File};
 use super::index;
-use super::layout::DATA;
+use super::layout::{ATTRIBUTE_COMPRESSED, ATTRIBUTE_ENCRYPTED, DATA};
 use super::mft::Mft;
 use crate::error::Result;
 
@@ -20,7 +20,17 @@ pub(super) fn sleeping(mft: &Mft<'_>, root: &File) -> Result<Option<String>> {
     for entry in entries {
         let file = mft.file(entry.file)?;
         let mut head = [0; 4];
-        let size = match file.stream(DATA, b"").map(|data| &data.content) {
+        let data = file.stream(DATA, b"");
+        if data.is_some_and(|data| {
+            data.flags & (ATTRIBUTE_COMPRESSED | ATTRIBUTE_ENCRYPTED) != 0
+        }) {
+            return Ok(Some(
+                "NTFS volume has a compressed or encrypted hiberfil.sys, which cannot be \
+                 judged: delete it in Windows (powercfg /h off)"
+                    .into(),
+            ));
+        }
+        let size = match data.map(|data| &data.content) {
             Some(Content::NonResident(clusters)) => {
                 if clusters.size >= HEADER {
                     mft.disk.read_value(clusters, 0, &mut head)?;

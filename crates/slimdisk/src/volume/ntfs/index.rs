@@ -113,7 +113,7 @@ fn visit(
     loop {
         let entry: IndexEntry = parse(rest, 0)?;
         let length = usize::from(entry.length.get());
-        if length < size_of::<IndexEntry>() || length % 8 != 0 {
+        if length < size_of::<IndexEntry>() || !length.is_multiple_of(8) {
             return None;
         }
         let (bytes, after) = rest.split_at_checked(length)?;

@@ -29,10 +29,9 @@ pub(super) fn unclean(disk: &Disk<'_>, log: &Stream) -> Result<Option<String>> {
     let mut head = vec![0; usize::try_from(HEAD).unwrap_or(0)];
     disk.read_value(clusters, 0, &mut head)?;
     if head.iter().all(|byte| *byte == 0xFF) {
-        return Ok(emptied(disk, clusters)?.then_some(()).map_or_else(
-            || Some(format!("NTFS $LogFile is emptied only in part: {BOOT_WINDOWS}")),
-            |()| None,
-        ));
+        let whole = emptied(disk, clusters)?;
+        return Ok((!whole)
+            .then(|| format!("NTFS $LogFile is emptied only in part: {BOOT_WINDOWS}")));
     }
     let damaged =
         |what: &str| format!("NTFS $LogFile: the restart page {what}: {BOOT_WINDOWS}");

@@ -64,7 +64,7 @@ impl FileRecord {
         let header: RecordHeader = parse(&bytes, 0).ok_or_else(|| wrong("is short"))?;
         let start = usize::from(header.attributes_offset.get());
         let end = header.bytes_in_use.get() as usize;
-        if start % 8 != 0
+        if !start.is_multiple_of(8)
             || start < 0x28
             || end < start
             || end > bytes.len()
@@ -126,7 +126,7 @@ impl FileRecord {
             }
             let header: AttributeHeader = parse(rest, 0).ok_or_else(|| self.damaged())?;
             let length = header.length.get() as usize;
-            if length % 8 != 0 || length < size_of::<AttributeHeader>() {
+            if !length.is_multiple_of(8) || length < size_of::<AttributeHeader>() {
                 return Err(self.damaged());
             }
             let (bytes, after) =

@@ -39,8 +39,9 @@ const NAMES: [&str; 12] = [
 /// How many records `$MFTMirr` repeats.
 const MIRRORED: u64 = 4;
 
-/// How many records from the first on are held against `$Bitmap`.
-const WITNESSES: u64 = 64;
+/// How many records from the first on are held against `$Bitmap`; files of users
+/// begin at number 24 on Windows and 64 on ntfs-3g.
+const WITNESSES: u64 = 128;
 
 /// The files of the first records, put together.
 pub(super) struct SystemFiles {

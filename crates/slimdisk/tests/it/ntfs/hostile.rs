@@ -3,7 +3,12 @@
 
 use std::fs;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+use slimdisk::Kind;
+use slimdisk::storage::ReadAt;
+use slimdisk::volume::Allowances;
 
 use super::image::*;
 use crate::support::{Noise, Scratch, have};
@@ -81,6 +86,46 @@ fn any_bytes_at_all() {
             bytes[510..512].copy_from_slice(&[0x55, 0xAA]);
             assert!(ntfs().probe(&bytes).unwrap());
             assert!(survey(&bytes).0.untrusted.is_some());
+        }
+    }
+}
+
+/// Bytes of which one read fails.
+struct Failing<'a> {
+    bytes: &'a Vec<u8>,
+    reads_left: AtomicU64,
+}
+
+impl ReadAt for Failing<'_> {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> slimdisk::Result<()> {
+        if self.reads_left.fetch_sub(1, Relaxed) == 0 {
+            return Err(slimdisk::Error::new(Kind::Io, "the disk went away"));
+        }
+        self.bytes.read_at(offset, buf)
+    }
+}
+
+#[test]
+fn a_failing_disk_is_not_a_damaged_volume() {
+    if !have("ntfs a_failing_disk", &["mkntfs"]) {
+        return;
+    }
+    let scratch = Scratch::new("ntfs-failing");
+    let image = mkntfs(&scratch, "volume.img", 8 << 20, "");
+    let bytes = fs::read(&image).unwrap();
+    for reads in 0.. {
+        let volume = Failing { bytes: &bytes, reads_left: AtomicU64::new(reads) };
+        match ntfs().survey(&volume, &Allowances::default(), &mut |_| ()) {
+            Err(error) => assert_eq!(error.kind(), Kind::Io),
+            Ok(findings) => {
+                assert_eq!(findings.untrusted, None);
+                assert!(reads > 10 && volume.reads_left.into_inner() < u64::MAX / 2);
+                break;
+            }
         }
     }
 }

@@ -163,9 +163,9 @@ impl Layout {
             clusters: u64(bytes, 40) as usize * sector / cluster,
             mft: u64(bytes, 48) as usize * cluster,
             mirror: u64(bytes, 56) as usize * cluster,
-            record: match bytes[64] as i8 {
-                exponent @ ..0 => 1 << -exponent,
-                count => count as usize * cluster,
+            record: match bytes[64] {
+                count @ ..0x80 => usize::from(count) * cluster,
+                exponent => 1 << (256 - u32::from(exponent)),
             },
         }
     }
@@ -173,6 +173,15 @@ impl Layout {
     /// Where a record lies, as long as `$MFT` is in one piece.
     pub fn record(&self, number: usize) -> usize {
         self.mft + number * self.record
+    }
+
+    /// The number of the first record that has the name of a file in it.
+    pub fn number(&self, bytes: &[u8], name: &str) -> usize {
+        let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let mut records = bytes[self.mft..].chunks(self.record);
+        records
+            .position(|record| record.windows(name.len()).any(|window| window == name))
+            .unwrap()
     }
 
     /// Where the first attribute of a type lies in a record.

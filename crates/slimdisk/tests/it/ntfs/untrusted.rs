@@ -10,17 +10,17 @@ use slimdisk::volume::Allowances;
 use super::image::*;
 use crate::support::{Scratch, have, sh};
 
-const DATA: u32 = 0x80;
+pub const DATA: u32 = 0x80;
 
 /// A small volume with a few files, for a test to spoil.
-struct Volume {
-    scratch: Scratch,
-    bytes: Vec<u8>,
-    layout: Layout,
+pub struct Volume {
+    pub scratch: Scratch,
+    pub bytes: Vec<u8>,
+    pub layout: Layout,
 }
 
 impl Volume {
-    fn new(test: &str, tools: &[&str]) -> Option<Self> {
+    pub fn new(test: &str, tools: &[&str]) -> Option<Self> {
         if !have(test, &["mkntfs", "ntfs-3g", "ntfs-3g.probe"]) || !have(test, tools) {
             return None;
         }
@@ -28,6 +28,7 @@ impl Volume {
         let image = mkntfs(&scratch, "volume.img", 8 << 20, "-L Tést");
         {
             let mounted = mount(&image, "");
+            fs::write(mounted.dir.join("the first file"), [7; 10_000]).unwrap();
             for number in 0..100 {
                 fs::write(mounted.dir.join(format!("file {number}")), "something")
                     .unwrap();
@@ -40,14 +41,14 @@ impl Volume {
     }
 
     /// The bytes after `spoil`.
-    fn with(&self, spoil: impl FnOnce(&mut Vec<u8>, &Layout)) -> Vec<u8> {
+    pub fn with(&self, spoil: impl FnOnce(&mut Vec<u8>, &Layout)) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         spoil(&mut bytes, &self.layout);
         bytes
     }
 
     /// The image after `change` of its files.
-    fn changed(&self, change: impl FnOnce(&PathBuf)) -> Vec<u8> {
+    pub fn changed(&self, change: impl FnOnce(&PathBuf)) -> Vec<u8> {
         let image = self.scratch.path("changed.img");
         fs::write(&image, &self.bytes).unwrap();
         {
@@ -59,7 +60,7 @@ impl Volume {
 
     /// What ntfs-3g says to mounting it for writing: 0 yes, 14 hibernated, 15 the
     /// log is not clean (ntfs-3g.probe(8)).
-    fn probe(&self, bytes: &[u8]) -> i32 {
+    pub fn probe(&self, bytes: &[u8]) -> i32 {
         let image = self.scratch.path("probe.img");
         fs::write(&image, bytes).unwrap();
         let mut probe = Command::new("ntfs-3g.probe");
@@ -67,7 +68,7 @@ impl Volume {
     }
 }
 
-fn assert_has(reason: &str, words: &str) {
+pub fn assert_has(reason: &str, words: &str) {
     assert!(reason.contains(words), "{reason:?} lacks {words:?}");
 }
 
@@ -155,6 +156,16 @@ fn hibernated() {
         trusted(&bytes);
         assert_eq!(volume.probe(&bytes), 0);
     }
+    // Compressed, its first bytes say nothing.
+    let mut compressed = file("hiberfil.sys", b"", 65536);
+    let number = volume.layout.number(&compressed, "hiberfil.sys");
+    let data = volume.layout.attribute(&compressed, number, DATA);
+    compressed[data + 12] = 1;
+    assert_has(&reason(&compressed), "compressed");
+    // An entry whose record has been used again since.
+    let mut stale = file("hiberfil.sys", b"", 65536);
+    stale[volume.layout.record(number) + 16] += 1;
+    assert_has(&reason(&stale), "another file by now");
     trusted(&file("hiberfil.sys.bak", b"hibr", 4096));
     trusted(&volume.changed(|dir| {
         fs::create_dir(dir.join("folder")).unwrap();
@@ -231,125 +242,6 @@ fn shadow_copies() {
     trusted(&file("{3808876b-c176-4e48-b7ae-04046e6cc753}"));
 }
 
-/// A restart page of the log as Windows writes it.
-#[derive(Clone, Copy)]
-struct Page {
-    magic: [u8; 4],
-    version: (u16, u16),
-    lsn: u64,
-    in_use: u16,
-    flags: u16,
-    torn: bool,
-}
-
-/// As a sound Windows leaves it.
-const CLOSED: Page = Page {
-    magic: *b"RSTR",
-    version: (1, 1),
-    lsn: 5000,
-    in_use: 0,
-    flags: 2,
-    torn: false,
-};
-
-impl Page {
-    fn bytes(&self, log_size: u64) -> Vec<u8> {
-        let mut page = vec![0; 4096];
-        let mut put = |at: usize, bytes: &[u8]| {
-            page[at..at + bytes.len()].copy_from_slice(bytes);
-        };
-        put(0, &self.magic);
-        put(4, &[0x1E, 0, 9, 0]);
-        if self.magic == *b"CHKD" {
-            put(8, &self.lsn.to_le_bytes());
-        }
-        put(16, &4096u32.to_le_bytes());
-        put(20, &4096u32.to_le_bytes());
-        put(24, &0x30u16.to_le_bytes());
-        put(26, &self.version.1.to_le_bytes());
-        put(28, &self.version.0.to_le_bytes());
-        put(0x1E, &[5, 0]);
-        // The restart area: one client, "NTFS", in use or free.
-        put(0x30, &self.lsn.to_le_bytes());
-        put(0x38, &1u16.to_le_bytes());
-        let free = if self.in_use == 0xFFFF { 0u16 } else { 0xFFFF };
-        put(0x3A, &free.to_le_bytes());
-        put(0x3C, &self.in_use.to_le_bytes());
-        put(0x3E, &self.flags.to_le_bytes());
-        let bits = 67 - (64 - log_size.leading_zeros());
-        put(0x40, &bits.to_le_bytes());
-        put(0x44, &0xE0u16.to_le_bytes());
-        put(0x46, &0x40u16.to_le_bytes());
-        put(0x48, &log_size.to_le_bytes());
-        put(0x54, &[0x30, 0, 0x40, 0]);
-        put(0x70 + 16, &[0xFF; 4]);
-        put(0x70 + 28, &8u32.to_le_bytes());
-        put(0x70 + 32, b"N\0T\0F\0S\0");
-        for sector in 0..8 {
-            put(sector * 512 + 510, &[5, 0]);
-        }
-        if self.torn {
-            put(7 * 512 + 510, &[4, 0]);
-        }
-        page
-    }
-}
-
-#[test]
-fn log_not_closed() {
-    let Some(volume) = Volume::new("ntfs log_not_closed", &[]) else { return };
-    let log = |first: Page, second: Page| {
-        volume.with(|bytes, layout| {
-            let at = layout.data(bytes, 2, DATA);
-            let size = u64(bytes, layout.attribute(bytes, 2, DATA) + 48);
-            bytes[at..at + 4096].copy_from_slice(&first.bytes(size));
-            bytes[at + 4096..at + 8192].copy_from_slice(&second.bytes(size));
-        })
-    };
-    let both = |page: Page| log(page, page);
-
-    // ntfs-3g takes the same pages for clean and unclean.
-    let open = Page { flags: 0, ..CLOSED };
-    let fast = Page { version: (2, 0), ..CLOSED };
-    let closed_nt = Page { in_use: 0xFFFF, flags: 0, ..CLOSED };
-    for page in [CLOSED, closed_nt] {
-        trusted(&both(page));
-        assert_eq!(volume.probe(&both(page)), 0);
-    }
-    assert_has(&reason(&both(open)), "not closed cleanly");
-    assert_eq!(volume.probe(&both(open)), 15);
-    assert_has(&reason(&both(fast)), "fast startup");
-    assert_ne!(volume.probe(&both(fast)), 0);
-    let chkdsk = Page { magic: *b"CHKD", ..CLOSED };
-    trusted(&both(chkdsk));
-    assert_has(&reason(&both(Page { flags: 0, ..chkdsk })), "not closed cleanly");
-
-    // The newer page counts, and of two alike the worse one.
-    let newer = |page: Page| Page { lsn: 6000, ..page };
-    trusted(&log(open, newer(CLOSED)));
-    trusted(&log(newer(CLOSED), open));
-    reason(&log(CLOSED, newer(open)));
-    reason(&log(newer(open), CLOSED));
-    reason(&log(newer(fast), CLOSED));
-    reason(&log(CLOSED, open));
-
-    // A torn or foreign page means a crash.
-    let torn = Page { torn: true, ..CLOSED };
-    assert_has(&reason(&log(torn, CLOSED)), "not written completely");
-    assert_has(&reason(&log(CLOSED, torn)), "not written completely");
-    assert_has(&reason(&both(Page { magic: *b"RCRD", ..CLOSED })), "signature");
-    assert_has(&reason(&both(Page { version: (1, 2), ..CLOSED })), "version 1.2");
-
-    // An emptied log is emptied wholly.
-    for at in [0, 4096, 65535, 65536, 1 << 20] {
-        let bytes = volume.with(|bytes, layout| {
-            let start = layout.data(bytes, 2, DATA);
-            bytes[start + at] = 0xFE;
-        });
-        assert_has(&reason(&bytes), "$LogFile");
-    }
-}
-
 #[test]
 fn metadata_that_does_not_agree() {
     let Some(volume) = Volume::new("ntfs metadata_that_does_not_agree", &[]) else {
@@ -380,7 +272,17 @@ fn metadata_that_does_not_agree() {
     spoilt("record 6", &|bytes, layout| bytes[layout.record(6) + 44] ^= 1);
     spoilt("record 6", &|bytes, layout| bytes[layout.record(6) + 22] ^= 1);
 
-    // Each of the volume's own files must be in use in $Bitmap.
+    spoilt("impossible sizes", &|bytes, layout| bytes[layout.record(6) + 29] ^= 8);
+    // The mirror's copy of record 0 is as good as the first, but not the first.
+    spoilt("$MFT does not begin", &|bytes, layout| {
+        let cluster = (layout.mirror / layout.cluster) as u64;
+        bytes[48..56].copy_from_slice(&cluster.to_le_bytes());
+    });
+
+    // Each of the volume's own files, and of the first others, must be in use in
+    // $Bitmap.
+    let first = volume.layout.number(&volume.bytes, "the first file");
+    let first_name = format!("the file in record {first}");
     for (number, kind, name) in [
         (0, DATA, "$MFT"),
         (0, 0xB0, "$MFT"),
@@ -391,6 +293,7 @@ fn metadata_that_does_not_agree() {
         (6, DATA, "$Bitmap"),
         (7, DATA, "$Boot"),
         (10, DATA, "$UpCase"),
+        (first, DATA, &*first_name),
     ] {
         spoilt(name, &|bytes, layout| {
             let cluster = layout.data(bytes, number, kind) / layout.cluster;
@@ -399,6 +302,27 @@ fn metadata_that_does_not_agree() {
             bytes[map + cluster / 8] &= !(1 << (cluster % 8));
         });
     }
+    // Two files in one cluster.
+    spoilt("share cluster", &|bytes, layout| {
+        let lcn = layout.data(bytes, 4, DATA) / layout.cluster;
+        let at = layout.attribute(bytes, 10, DATA);
+        let runs = at + usize::from(u16(bytes, at + 32));
+        assert_eq!(bytes[runs], 0x21, "the test knows this form only");
+        bytes[runs + 2..runs + 4].copy_from_slice(&(lcn as u16).to_le_bytes());
+    });
+    // Damage does not hide that the volume is dirty.
+    let no_index = |bytes: &mut Vec<u8>| {
+        for block in bytes.chunks_mut(4096).filter(|block| block.starts_with(b"INDX")) {
+            block[0] = 0;
+        }
+    };
+    let dirty = volume.with(|bytes, layout| {
+        let flags = layout.value(bytes, 3, 0x70) + 10;
+        bytes[flags] |= 1;
+        no_index(bytes);
+    });
+    assert_has(&reason(&dirty), "marked dirty");
+    spoilt("directory", &|bytes, _| no_index(bytes));
     // Sizes and flags of $Bitmap's own attribute.
     let attribute = |bytes: &[u8], layout: &Layout| layout.attribute(bytes, 6, DATA);
     spoilt("too short", &|bytes, layout| {

@@ -5,7 +5,7 @@ use std::fs;
 use slimdisk::storage::{ReadAt, Section};
 
 use super::image::*;
-use crate::support::{Scratch, have, samples, sh, skip};
+use crate::support::{Noise, Scratch, have, samples, sh, skip};
 
 /// The volume in a sample with an MBR and one partition.
 fn volume(test: &str, sample: &str, prepare: &str) -> Option<(Scratch, Vec<u8>)> {
@@ -49,6 +49,25 @@ fn agrees_with_ntfscat(scratch: &Scratch, volume: &Vec<u8>) {
     }
 }
 
+/// Overwrites all that is free; no file of the volume may notice.
+fn survives_noise(scratch: &Scratch, volume: &[u8]) {
+    if !have("ntfs windows survives_noise", &["ntfs-3g", "ntfsfix"]) {
+        return;
+    }
+    let image = scratch.path("noise.img");
+    fs::write(&image, volume).unwrap();
+    let before = digests(&mount(&image, ",ro").dir);
+    assert!(!before.is_empty());
+    let mut bytes = volume.to_vec();
+    for range in trusted(&bytes) {
+        let (start, end) = (range.start as usize, range.end as usize);
+        bytes[start..end].copy_from_slice(&Noise::new(range.start).bytes(end - start));
+    }
+    fs::write(&image, &bytes).unwrap();
+    sh(&format!("ntfsfix -n {}", image.display()));
+    assert!(digests(&mount(&image, ",ro").dir) == before, "a file has changed");
+}
+
 #[test]
 fn fixed() {
     let Some((scratch, bytes)) = volume("ntfs windows fixed", "ntfs-fixed.vhd", "")
@@ -56,6 +75,7 @@ fn fixed() {
         return;
     };
     agrees_with_ntfscat(&scratch, &bytes);
+    survives_noise(&scratch, &bytes);
     // Windows left its log in use and clean; without that flag it was unplugged.
     let layout = Layout::of(&bytes);
     let log = layout.data(&bytes, 2, 0x80);
@@ -73,6 +93,7 @@ fn fixed() {
 fn parent() {
     if let Some((scratch, bytes)) = volume("ntfs windows parent", "ntfs-parent.vhd", "") {
         agrees_with_ntfscat(&scratch, &bytes);
+        survives_noise(&scratch, &bytes);
     }
 }
 
@@ -83,5 +104,6 @@ fn dynamic() {
         volume("ntfs windows dynamic", "ntfs-dynamic.vhd", convert)
     {
         agrees_with_ntfscat(&scratch, &bytes);
+        survives_noise(&scratch, &bytes);
     }
 }
