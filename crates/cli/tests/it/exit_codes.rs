@@ -70,6 +70,29 @@ fn a_fixed_image_is_4_and_info_still_tells_about_it() {
     assert!(std::fs::read(&disk).unwrap() == before);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_large_fixed_image_is_surveyed_in_little_memory() {
+    let test = "a_large_fixed_image_is_surveyed_in_little_memory";
+    if !have(test, &["qemu-img", "mke2fs"]) {
+        return;
+    }
+    let scratch = Scratch::new("exit-large-fixed");
+    sh(&format!(
+        "cd {}
+         truncate -s 4G raw
+         mke2fs -q -F -t ext4 -L large raw
+         qemu-img convert -O vpc -o subformat=fixed,force_size=on raw fixed.vhd
+         ulimit -v 1000000
+         {1} info fixed.vhd | grep -q '  ext4  *large  *4 GiB .* trusted'
+         for mode in quick full prezeroed; do
+             {1} map --drop-unpartitioned --mode $mode fixed.vhd || [ $? = 4 ]
+         done",
+        scratch.dir().display(),
+        env!("CARGO_BIN_EXE_slimdisk")
+    ));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_read_only_file_is_6_for_compact_alone() {
