@@ -347,7 +347,7 @@ pub struct ProgressArgs {
 pub enum ProgressArg {
     /// A bar on a terminal, else a line now and then in long runs
     Auto,
-    /// A bar with rate and time left
+    /// A bar with rate and time left (lines where stderr is no terminal)
     Bar,
     /// A line every few seconds
     Lines,

@@ -11,8 +11,8 @@ use crate::size::Size;
 /// The first and the last MiB of a disk stay whatever is asked for.
 const DISK_ENDS: u64 = 2 << 20;
 
-/// What would win more than this report tells of. Nothing below one block is
-/// worth a hint.
+/// What would win more than this report tells of. Less than two blocks, or than a
+/// twentieth of the file, is not worth a hint.
 pub fn to_win_more(report: &Report, options: &Options) -> Vec<String> {
     let ended = matches!(
         report.outcome,
@@ -21,7 +21,8 @@ pub fn to_win_more(report: &Report, options: &Options) -> Vec<String> {
     if !ended {
         return Vec::new();
     }
-    let worth = |bytes: u64| bytes >= report.block_size.max(1);
+    let least = report.block_size.saturating_mul(2).max(report.file_size_after / 20);
+    let worth = |bytes: u64| bytes >= least.max(1);
     let kept = &report.kept;
     let mut hints = Vec::new();
     let mut untrusted = Vec::new();
@@ -70,8 +71,9 @@ pub fn to_win_more(report: &Report, options: &Options) -> Vec<String> {
         ),
         _ => {}
     }
+    let ends = DISK_ENDS.max(report.block_size.saturating_mul(2));
     if !options.drop_unpartitioned
-        && worth(kept.outside.saturating_sub(DISK_ENDS))
+        && worth(kept.outside.saturating_sub(ends))
         && report.volumes.iter().any(|v| v.partition.is_some())
     {
         hints.push(format!(
@@ -80,8 +82,7 @@ pub fn to_win_more(report: &Report, options: &Options) -> Vec<String> {
             Size(kept.outside)
         ));
     }
-    let large = report.file_size_after / 10;
-    if worth(report.pinned_bytes) && report.pinned_bytes >= large {
+    if worth(report.pinned_bytes) {
         hints.push(format!(
             "{} are free but pinned: defragmenting the guest's volumes (consolidating \
              their free space) would let go of part of it",

@@ -50,6 +50,9 @@ pub struct Survey {
 /// loaders, backup partition tables, dynamic-disk databases.
 const DISK_EDGE: u64 = 1 << 20;
 
+/// What an image without blocks is counted in; nothing of it is ever given up.
+const NO_BLOCKS: u64 = 2 << 20;
+
 /// How many bytes of the guest's disk pass between two calls of the hook.
 const STEP: u64 = 1 << 30;
 
@@ -64,7 +67,10 @@ pub fn survey(
     let facts = image.facts();
     let mut judge = Judge {
         image,
-        block_size: facts.block_size,
+        block_size: match facts.block_size {
+            0 => NO_BLOCKS,
+            size => size,
+        },
         free: vec![0; facts.blocks_total as usize],
         judged: Ranges::new(),
         volume_space: Ranges::new(),
@@ -279,7 +285,7 @@ impl Judge<'_> {
             }
         };
         // The volume's own counters: they count for the disk only if it is trusted.
-        let block_size = self.block_size.max(1);
+        let block_size = self.block_size;
         let first = start / block_size;
         let blocks = (start + volume.len()).div_ceil(block_size) - first;
         let mut counters = vec![0u32; usize::try_from(blocks).unwrap_or(0)];

@@ -1,0 +1,124 @@
+//! Ctrl-C: a sound image, and an exit code that tells.
+
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use crate::command::{copy, image, kept_file, run, slimdisk};
+use crate::support::{Noise, Scratch, sh};
+
+/// The image of all tests with noise enough behind it to keep a run busy: its
+/// volume ends where the image of the other tests does, and 512 MiB follow.
+fn large(test: &str, scratch: &Scratch) -> Option<PathBuf> {
+    image(test, scratch)?;
+    let raw = scratch.path("raw");
+    let noise = Noise::new(3).bytes(64 << 20);
+    let mut bytes = std::fs::read(&raw).unwrap();
+    for part in 0..8u8 {
+        bytes.extend(noise.iter().map(|byte| byte ^ part));
+        // A stretch of zeros, allocated by `-S 0`, for blocks to be moved into.
+        bytes.extend(std::iter::repeat_n(0, 16 << 20));
+    }
+    std::fs::write(&raw, bytes).unwrap();
+    sh(&format!(
+        "cd {}; qemu-img convert -S 0 -O vpc -o subformat=dynamic,force_size=on raw big.vhd
+         rm disk.vhd",
+        scratch.dir().display()
+    ));
+    Some(scratch.path("big.vhd"))
+}
+
+/// Starts a compaction and waits until it reports `phase`.
+fn start(disk: &Path, phase: &str) -> (Child, String, impl Read + use<>) {
+    let mut child = slimdisk()
+        .args(["compact", "--mode", "full", "--json", "--progress", "json"])
+        .arg(disk)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    let mut seen = String::new();
+    while !seen.contains(&format!("\"phase\":\"{phase}\"")) {
+        if err.read_line(&mut seen).unwrap() == 0 {
+            break;
+        }
+    }
+    (child, seen, err)
+}
+
+#[test]
+fn a_signal_stops_at_a_sound_point_and_running_again_continues() {
+    let test = "a_signal_stops_at_a_sound_point_and_running_again_continues";
+    let scratch = Scratch::new("interrupt");
+    let Some(disk) = large(test, &scratch) else { return };
+    for (signal, code, phase) in
+        [("INT", 130, "search"), ("INT", 130, "relocate"), ("TERM", 143, "relocate")]
+    {
+        let stopped = copy(&disk, "stopped.vhd");
+        let (mut child, seen, mut err) = start(&stopped, phase);
+        sh(&format!("kill -{signal} {}", child.id()));
+        let mut rest = String::new();
+        err.read_to_string(&mut rest).unwrap();
+        let mut out = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{seen}{rest}{out}");
+        assert!(rest.contains("stopping at the next sound point"), "{rest}");
+        let report = &crate::command::objects(&out)[0];
+        assert_eq!(report["outcome"], "cancelled", "{report:#}");
+        assert!(report["error"].is_null(), "{report:#}");
+        let len = std::fs::metadata(&stopped).unwrap().len();
+        assert_eq!(report["file_size_after"], len);
+        run(&["check"], &[&stopped]).ok();
+        same_guest(&disk, &stopped);
+
+        let again =
+            run(&["compact", "--mode", "full", "--json"], &[&stopped]).ok().object();
+        assert_eq!(again["outcome"], "compacted");
+        let plan = run(&["plan", "--mode", "full", "--json"], &[&disk]).ok().object();
+        assert_eq!(again["file_size_after"], plan["file_size_after"]);
+    }
+}
+
+#[test]
+fn disks_after_an_interrupt_are_not_begun() {
+    let test = "disks_after_an_interrupt_are_not_begun";
+    let scratch = Scratch::new("interrupt-several");
+    let Some(disk) = large(test, &scratch) else { return };
+    let other = copy(&disk, "other.vhd");
+    let before = std::fs::metadata(&other).unwrap().len();
+    let mut child = slimdisk()
+        .args(["compact", "--progress", "json"])
+        .args([&disk, &other])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    let mut seen = String::new();
+    err.read_line(&mut seen).unwrap();
+    sh(&format!("kill -INT {}", child.id()));
+    err.read_to_string(&mut seen).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{seen}");
+    assert!(seen.contains("other.vhd: not begun"), "{seen}");
+    assert_eq!(std::fs::metadata(&other).unwrap().len(), before);
+}
+
+/// Whether two images hold the same volume, by qemu-img and e2fsck.
+fn same_guest(one: &Path, other: &Path) {
+    // The noise behind the volume is not judged by its map: all of it must be
+    // there, and so must the zeros.
+    let dir = one.parent().unwrap().display();
+    sh(&format!(
+        "cd {dir}
+         qemu-img convert -f vpc -O raw {} one.raw
+         qemu-img convert -f vpc -O raw {} two.raw
+         cmp -i 67108864 one.raw two.raw
+         rm one.raw two.raw",
+        one.display(),
+        other.display()
+    ));
+    kept_file(other);
+}

@@ -1,0 +1,23 @@
+//! The real command on images made by other people's tools.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test that meets a surprise should panic, and skips are printed"
+)]
+
+mod command;
+mod documents;
+mod drawing;
+mod exit_codes;
+mod human;
+mod interrupt;
+mod json;
+mod read_only;
+#[path = "../../../slimdisk/tests/it/support.rs"]
+mod support;
