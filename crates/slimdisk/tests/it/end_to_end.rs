@@ -76,7 +76,7 @@ impl Volume {
         let names = make_files(&pool);
         // A long stretch of them, and scattered ones around it.
         let (first, last) = (names.len() / 4, names.len() * 3 / 4);
-        let goes = |n: usize| (first..last).contains(&n) || n % 5 == 0;
+        let goes = |n: usize| (first..last).contains(&n) || n.is_multiple_of(5);
         let numbered = names.iter().enumerate();
         let deleted: Vec<_> =
             numbered.filter(|(n, _)| goes(*n)).map(|(_, name)| name).collect();

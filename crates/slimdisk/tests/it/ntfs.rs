@@ -3,7 +3,6 @@
 mod fragmented;
 mod hostile;
 pub mod image;
-mod image;
 mod log;
 mod maps;
 mod untrusted;

@@ -149,9 +149,24 @@ fn lost_data() {
     // that do not look at the journal read them.
     let noisy = scribbled_copy(&crash.image, &dumpe2fs_free(&crash.image));
     assert!(!crash.survives(&noisy), "the bitmaps on disk were current after all");
-    // And an ordinary unmount makes it an ordinary volume.
+    // An ordinary unmount makes it an ordinary volume.
     assert!(crash.survives(&crash.image));
     assert_eq!(trusted(&crash.image), dumpe2fs_free(&crash.image));
+}
+
+#[test]
+fn just_mounted() {
+    let test = "ext just mounted";
+    if !have(test, TOOLS) || !can_mount(test) {
+        return;
+    }
+    let scratch = Scratch::new("ext-just-mounted");
+    // The flag is set and the journal empty, or all but empty.
+    let image =
+        crash(&scratch, "-t ext4 -b 4096", "defaults", "mkdir $mnt/kept", false).image;
+    let features = sh(&format!("dumpe2fs -h {} 2>/dev/null", image.display()));
+    assert!(features.contains("needs_recovery"));
+    assert_eq!(trusted(&image), replayed_free(&image));
 }
 
 #[test]
@@ -266,6 +281,14 @@ fn damaged_journal_is_not_trusted_and_an_unfinished_one_is_cut_short() {
                 flip(&image, block.offset + at);
             }
         }
+        // A block in the middle that is not there at all: the log seems to end.
+        for kind in [DESCRIPTOR, COMMIT] {
+            let block = blocks.iter().find(|block| block.kind == kind).unwrap();
+            let header = read_bytes(&image, block.offset, 12);
+            write_bytes(&image, block.offset, &[0; 12]);
+            assert!(distrusted(&image).contains("the journal is damaged (a block of"));
+            write_bytes(&image, block.offset, &header);
+        }
         // A block of data right after the last descriptor.
         let descriptor = blocks.iter().rfind(|b| b.kind == DESCRIPTOR).unwrap();
         flip(&image, descriptor.offset + 4096 + 100);
@@ -355,8 +378,8 @@ fn journals_of_debugfs() {
         debugfs(
             &image,
             &format!(
-                "{commands}set_bg {0} free_blocks_count {left}\nset_bg {0} checksum calc",
-                group
+                "{commands}set_bg {group} free_blocks_count {left}\n\
+                 set_bg {group} checksum calc"
             ),
         );
         let used = read_bytes(&image, bitmap * 1024, 1024);
@@ -381,4 +404,35 @@ fn journals_of_debugfs() {
             assert_eq!(free != before, applies, "{name}: {transactions:?}");
         }
     }
+}
+
+/// The superblock may be in the journal too, and then that one counts.
+#[test]
+fn superblock_in_the_journal() {
+    let test = "ext superblock in the journal";
+    if !have(test, TOOLS) {
+        return;
+    }
+    let scratch = Scratch::new("ext-superblock-in-journal");
+    let (image, clean) = (scratch.path("a.img"), scratch.path("clean.img"));
+    let file = scratch.path("block");
+    sh(&format!(
+        "truncate -s 40M {0}; mke2fs -q -F -t ext4 -b 1024 {0}",
+        clean.display()
+    ));
+    let journalled = |change: &str| {
+        fs::copy(&clean, &image).unwrap();
+        debugfs(&image, &format!("feature needs_recovery\n{change}"));
+        fs::write(&file, read_bytes(&image, 1024, 1024)).unwrap();
+        fs::copy(&clean, &image).unwrap();
+        debugfs(&image, &format!("jo\njw -b 1 {}\njc", file.display()));
+    };
+    journalled("");
+    trusted(&image);
+    journalled("ssv state 3");
+    assert!(distrusted(&image).contains("recorded errors"));
+    journalled("ssv uuid 00112233-4455-6677-8899-aabbccddeeff");
+    assert!(distrusted(&image).contains("belongs to another file system"));
+    journalled("ssv blocks_count 40961");
+    assert!(distrusted(&image).contains("the volume was cut off"));
 }
