@@ -13,6 +13,7 @@
     reason = "a test that meets a surprise should panic, and skips are printed"
 )]
 
+#[cfg(unix)]
 mod ext;
 mod layering;
 mod support;

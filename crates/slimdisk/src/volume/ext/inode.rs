@@ -29,8 +29,10 @@ const MAX_DEPTH: u16 = 5;
 const MAX_EXTENT: u16 = 0x8000;
 /// Blocks of the largest journal that is read; `mke2fs` makes none over 10240000.
 const MAX_JOURNAL_BLOCKS: u64 = 1 << 24;
-/// Separate pieces of a journal, and blocks of its mapping, that are read.
+/// Separate pieces of a journal that are read.
 const MAX_PIECES: usize = 1 << 17;
+/// Bytes of a journal's mapping that are read.
+const MAX_TREE: u64 = 64 << 20;
 
 /// Where a file's blocks lie, from its first on and without holes.
 pub(super) struct BlockMap {
@@ -179,7 +181,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn block(&mut self, number: u64) -> Result<Vec<u8>> {
         if !self.fs.contains(&(number..number.saturating_add(1)))
-            || self.map.tree.len() >= MAX_PIECES
+            || self.fs.byte(self.map.tree.len() as u64) >= MAX_TREE
         {
             return Err(broken("has an unsound block map"));
         }
@@ -210,6 +212,7 @@ impl Walk<'_> {
             || entries > usize::from(max)
             || usize::from(max) * size_of::<RawExtent>() > rest.len()
             || depth.map_or(own_depth > MAX_DEPTH, |depth| own_depth != depth)
+            || (depth.is_some() && entries == 0)
         {
             return Err(unsound());
         }

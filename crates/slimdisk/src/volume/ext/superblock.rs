@@ -28,9 +28,9 @@ const ERROR_FS: u16 = 2;
 const CRC32C: u8 = 1;
 /// The smallest group `mke2fs` makes; bounds the number of groups.
 const MIN_BLOCKS_PER_GROUP: u32 = 256;
-/// Group descriptors whose metadata is kept in memory while the bitmaps are
-/// read; 64 TiB of 128 MiB groups are a sixteenth of it.
-const MAX_GROUPS: u64 = 1 << 23;
+/// Groups whose metadata is kept in memory while the bitmaps are read: enough for
+/// 256 TiB in groups of 128 MiB.
+const MAX_GROUPS: u64 = 1 << 21;
 
 /// A superblock whose numbers have been checked: all later arithmetic on block
 /// numbers stays below 2^63 bytes.

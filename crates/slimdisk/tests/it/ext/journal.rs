@@ -149,9 +149,24 @@ fn lost_data() {
     // that do not look at the journal read them.
     let noisy = scribbled_copy(&crash.image, &dumpe2fs_free(&crash.image));
     assert!(!crash.survives(&noisy), "the bitmaps on disk were current after all");
-    // And an ordinary unmount makes it an ordinary volume.
+    // An ordinary unmount makes it an ordinary volume.
     assert!(crash.survives(&crash.image));
     assert_eq!(trusted(&crash.image), dumpe2fs_free(&crash.image));
+}
+
+#[test]
+fn just_mounted() {
+    let test = "ext just mounted";
+    if !have(test, TOOLS) || !can_mount(test) {
+        return;
+    }
+    let scratch = Scratch::new("ext-just-mounted");
+    // The flag is set and the journal empty, or all but empty.
+    let image =
+        crash(&scratch, "-t ext4 -b 4096", "defaults", "mkdir $mnt/kept", false).image;
+    let features = sh(&format!("dumpe2fs -h {} 2>/dev/null", image.display()));
+    assert!(features.contains("needs_recovery"));
+    assert_eq!(trusted(&image), replayed_free(&image));
 }
 
 #[test]
@@ -355,8 +370,8 @@ fn journals_of_debugfs() {
         debugfs(
             &image,
             &format!(
-                "{commands}set_bg {0} free_blocks_count {left}\nset_bg {0} checksum calc",
-                group
+                "{commands}set_bg {group} free_blocks_count {left}\n\
+                 set_bg {group} checksum calc"
             ),
         );
         let used = read_bytes(&image, bitmap * 1024, 1024);
