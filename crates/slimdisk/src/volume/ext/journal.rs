@@ -16,16 +16,19 @@
 //! Source: the kernel's `Documentation/filesystems/ext4/journal.rst`.
 
 mod descriptor;
+mod log;
+mod records;
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use self::descriptor::{Tag, TagFormat};
-use super::checksum::{crc32_be, crc32c};
+use self::descriptor::TagFormat;
+use self::log::Log;
+use self::records::Records;
+use super::checksum::crc32c;
 use super::inode::BlockMap;
-use super::on_disk::{RawCommitHeader, RawJournalHeader, RawJournalSuperblock};
+use super::on_disk::{RawCommitHeader, RawJournalSuperblock};
 use super::overlay::Entry;
 use super::superblock::Superblock;
 use super::{RUN_FSCK, UNMOUNT};
@@ -36,12 +39,9 @@ use crate::storage::{ReadAt, read_struct};
 /// What every block of the journal but the data blocks starts with.
 pub(super) const MAGIC: u32 = 0xC03B_3998;
 
-/// `h_blocktype`.
-const DESCRIPTOR: u32 = 1;
-const COMMIT: u32 = 2;
+/// `h_blocktype` of the superblock.
 const SUPERBLOCK_V1: u32 = 3;
 const SUPERBLOCK_V2: u32 = 4;
-const REVOKE: u32 = 5;
 
 /// Feature flags of the journal.
 const COMPAT_CHECKSUM: u32 = 1;
@@ -61,11 +61,6 @@ const KNOWN_INCOMPAT: u32 = INCOMPAT_REVOKE
 /// Checksum types: in commit blocks of v1, and in the superblock of v2 and v3.
 const CRC32: u8 = 1;
 const CRC32C: u8 = 4;
-
-/// Block tags, and revoke records, that one replay may have: 16 GiB of blocks.
-const MAX_RECORDS: usize = 1 << 22;
-/// Bytes of the log read at once.
-const WINDOW: u32 = 256 << 10;
 
 /// How a journal guards its blocks.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -205,13 +200,7 @@ impl Journal {
         }
         let Some(start) = self.start else { return Ok(Vec::new()) };
         let mut committed = Records::default();
-        let mut log = Log {
-            journal: self,
-            volume,
-            at: start,
-            left: self.log.len(),
-            window: Window::default(),
-        };
+        let mut log = Log::new(self, volume, start);
         let mut sequence = self.sequence;
         while let Some(mut transaction) = log.transaction(sequence)? {
             committed.take(&mut transaction)?;
@@ -268,228 +257,5 @@ impl Journal {
                 crc32c(crc32c(crc32c(self.seed, before), &[0; 4]), after) == sum.get()
             }
         }
-    }
-}
-
-/// A data block of the log.
-struct Write {
-    entry: Entry,
-    sequence: u32,
-    /// Whether it matches its tag's checksum.
-    sound: bool,
-}
-
-/// What transactions want written, and what they forbid earlier ones to write.
-#[derive(Default)]
-struct Records {
-    writes: Vec<Write>,
-    /// Blocks with the newest transaction that revokes them.
-    revoked: HashMap<u64, u32>,
-}
-
-/// Whether transaction `a` is later than `b`; the numbers wrap.
-fn later(a: u32, b: u32) -> bool {
-    let ahead = a.wrapping_sub(b);
-    ahead != 0 && ahead < 1 << 31
-}
-
-impl Records {
-    /// Adds a later transaction's records to these.
-    fn take(&mut self, transaction: &mut Records) -> Result<()> {
-        self.writes.append(&mut transaction.writes);
-        for (block, sequence) in transaction.revoked.drain() {
-            self.revoke(block, sequence);
-        }
-        self.check_size()
-    }
-
-    fn revoke(&mut self, block: u64, sequence: u32) {
-        let newest = self.revoked.entry(block).or_insert(sequence);
-        if later(sequence, *newest) {
-            *newest = sequence;
-        }
-    }
-
-    fn check_size(&self) -> Result<()> {
-        if self.writes.len() > MAX_RECORDS || self.revoked.len() > MAX_RECORDS {
-            return Err(Error::invalid(format!(
-                "the journal holds more than can be replayed here: {UNMOUNT}"
-            )));
-        }
-        Ok(())
-    }
-
-    /// The last unrevoked write of each block, in ascending order of blocks.
-    fn into_writes(mut self) -> Result<Vec<Entry>> {
-        self.writes.retain(|write| {
-            let revoked = self.revoked.get(&write.entry.block);
-            revoked.is_none_or(|revoked| later(write.sequence, *revoked))
-        });
-        if let Some(write) = self.writes.iter().find(|write| !write.sound) {
-            return Err(damaged("a data block", write.sequence));
-        }
-        // The sort is stable: the last of equals is the latest.
-        self.writes.sort_by_key(|write| write.entry.block);
-        let mut entries: Vec<Entry> = Vec::new();
-        for Write { entry, .. } in self.writes {
-            match entries.last_mut() {
-                Some(last) if last.block == entry.block => *last = entry,
-                _ => entries.push(entry),
-            }
-        }
-        Ok(entries)
-    }
-}
-
-/// Adjacent blocks of the log, read at once.
-#[derive(Default)]
-struct Window {
-    /// The first of them, by its place in the journal.
-    logical: u32,
-    bytes: Vec<u8>,
-}
-
-/// A walk along the log.
-struct Log<'a> {
-    journal: &'a Journal,
-    volume: &'a dyn ReadAt,
-    /// The next block.
-    at: u32,
-    /// Blocks left before the walk has gone full circle.
-    left: usize,
-    window: Window,
-}
-
-impl Log<'_> {
-    /// Reads one whole transaction; `None` where the log ends before its commit.
-    fn transaction(&mut self, sequence: u32) -> Result<Option<Records>> {
-        let mut records = Records::default();
-        let mut data_sum = !0;
-        // A stale block may look like part of the transaction that was being
-        // written when the machine stopped; only a commit would make it matter.
-        let mut doubtful = false;
-        loop {
-            let Some(block) = self.peek()? else { return Ok(None) };
-            let block = block.to_vec();
-            let Ok((header, _)) = RawJournalHeader::ref_from_prefix(&block) else {
-                return Ok(None);
-            };
-            if header.magic.get() != MAGIC || header.sequence.get() != sequence {
-                return Ok(None);
-            }
-            self.advance();
-            match header.blocktype.get() {
-                DESCRIPTOR => {
-                    doubtful |= !self.journal.tail_fits(&block);
-                    if self.journal.checksums == Checksums::V1 {
-                        data_sum = crc32_be(data_sum, &block);
-                    }
-                    for tag in self.journal.tag_format().tags(&block) {
-                        let write = self.data_block(&tag, sequence, &mut data_sum)?;
-                        records.writes.push(write);
-                    }
-                }
-                REVOKE => {
-                    doubtful |= !self.journal.tail_fits(&block);
-                    let revoked = descriptor::revoked(
-                        &block,
-                        self.journal.is_64bit,
-                        self.journal.has_block_checksums(),
-                    );
-                    match revoked {
-                        Some(blocks) => {
-                            blocks.for_each(|block| records.revoke(block, sequence));
-                        }
-                        None => doubtful = true,
-                    }
-                }
-                COMMIT => {
-                    if doubtful {
-                        return Err(damaged("a descriptor or revoke block", sequence));
-                    }
-                    if !self.journal.commit_fits(&block, data_sum) {
-                        return Err(damaged("the commit block", sequence));
-                    }
-                    return Ok(Some(records));
-                }
-                _ => return Ok(None),
-            }
-            records.check_size()?;
-        }
-    }
-
-    /// Takes the data block of `tag` from the log.
-    fn data_block(
-        &mut self,
-        tag: &Tag,
-        sequence: u32,
-        data_sum: &mut u32,
-    ) -> Result<Write> {
-        let journal = self.journal;
-        let mut sound = true;
-        match journal.checksums {
-            Checksums::None => {}
-            Checksums::V1 => {
-                if let Some(block) = self.peek()? {
-                    *data_sum = crc32_be(*data_sum, block);
-                }
-            }
-            Checksums::V2 | Checksums::V3 => {
-                if let Some(block) = self.peek()? {
-                    let sum = crc32c(journal.seed, &sequence.to_be_bytes());
-                    sound = tag.fits(crc32c(sum, block));
-                }
-            }
-        }
-        let place = journal.map.find(u64::from(self.at));
-        let (Some(place), true) = (place, self.left > 0) else {
-            return Err(damaged("the data blocks", sequence));
-        };
-        self.advance();
-        let entry = Entry { block: tag.block, source: place.start, escaped: tag.escaped };
-        Ok(Write { entry, sequence, sound })
-    }
-
-    /// The next block, unless the walk has gone full circle.
-    fn peek(&mut self) -> Result<Option<&[u8]>> {
-        if self.left == 0 {
-            return Ok(None);
-        }
-        let size = self.journal.block_size;
-        let held = |window: &Window, at: u32| {
-            let skip = at.checked_sub(window.logical)?;
-            let from = (skip as usize).checked_mul(size as usize)?;
-            Some(from..from + size as usize).filter(|part| part.end <= window.bytes.len())
-        };
-        if held(&self.window, self.at).is_none() {
-            self.fill()?;
-        }
-        let part = held(&self.window, self.at);
-        Ok(part.and_then(|part| self.window.bytes.get(part)))
-    }
-
-    /// Reads ahead from the next block.
-    fn fill(&mut self) -> Result<()> {
-        let journal = self.journal;
-        let place = journal
-            .map
-            .find(u64::from(self.at))
-            .ok_or_else(|| broken("has bounds beyond the journal"))?;
-        let most = (WINDOW / journal.block_size).min(journal.log.end - self.at).max(1);
-        let blocks = (place.end - place.start).min(u64::from(most));
-        let len = blocks * u64::from(journal.block_size);
-        self.window.logical = self.at;
-        // At most WINDOW bytes.
-        self.window.bytes.resize(usize::try_from(len).unwrap_or_default(), 0);
-        let offset = place.start * u64::from(journal.block_size);
-        self.volume.read_at(offset, &mut self.window.bytes)
-    }
-
-    fn advance(&mut self) {
-        self.at += 1;
-        if self.at >= self.journal.log.end {
-            self.at = self.journal.log.start;
-        }
-        self.left = self.left.saturating_sub(1);
     }
 }

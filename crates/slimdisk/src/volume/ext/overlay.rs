@@ -77,3 +77,31 @@ impl ReadAt for Overlay<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every read of a small volume, against the volume replayed by hand.
+    #[test]
+    fn reads_are_those_of_the_replayed_volume() {
+        let volume: Vec<u8> = (0..96).collect();
+        let entry = |block, source, escaped| Entry { block, source, escaped };
+        let entries = vec![entry(2, 7, false), entry(3, 8, true), entry(5, 6, true)];
+        let mut replayed = volume.clone();
+        for (to, from, magic) in [(16, 56, false), (24, 64, true), (40, 48, true)] {
+            replayed.copy_within(from..from + 8, to);
+            if magic {
+                replayed[to..to + 4].copy_from_slice(&[0xC0, 0x3B, 0x39, 0x98]);
+            }
+        }
+        let overlay = Overlay { volume: &volume, block_size: 8, entries };
+        for from in 0..96 {
+            for to in from..=96 {
+                let mut buf = vec![0; to - from];
+                overlay.read_at(from as u64, &mut buf).unwrap();
+                assert_eq!(buf, replayed[from..to], "{from}..{to}");
+            }
+        }
+    }
+}
