@@ -11,7 +11,8 @@
 //! the last commit, collect the revoke records, write the data blocks. One pass
 //! that keeps what it has seen until the commit gives the same result. Where the
 //! kernel weighs a checksum that fails against the time of a commit, or carries
-//! on after an asynchronous one, the journal is not trusted here.
+//! on after an asynchronous one, the journal is not trusted here; nor where the
+//! log goes on after its end.
 //!
 //! Source: the kernel's `Documentation/filesystems/ext4/journal.rst`.
 
@@ -206,6 +207,7 @@ impl Journal {
             committed.take(&mut transaction)?;
             sequence = sequence.wrapping_add(1);
         }
+        log.check_end(sequence)?;
         let entries = committed.into_writes()?;
         let own = self.blocks();
         let end = volume.len() / u64::from(self.block_size);

@@ -281,6 +281,14 @@ fn damaged_journal_is_not_trusted_and_an_unfinished_one_is_cut_short() {
                 flip(&image, block.offset + at);
             }
         }
+        // A block in the middle that is not there at all: the log seems to end.
+        for kind in [DESCRIPTOR, COMMIT] {
+            let block = blocks.iter().find(|block| block.kind == kind).unwrap();
+            let header = read_bytes(&image, block.offset, 12);
+            write_bytes(&image, block.offset, &[0; 12]);
+            assert!(distrusted(&image).contains("the journal is damaged (a block of"));
+            write_bytes(&image, block.offset, &header);
+        }
         // A block of data right after the last descriptor.
         let descriptor = blocks.iter().rfind(|b| b.kind == DESCRIPTOR).unwrap();
         flip(&image, descriptor.offset + 4096 + 100);

@@ -6,7 +6,7 @@ use super::super::checksum::{crc32_be, crc32c};
 use super::super::on_disk::RawJournalHeader;
 use super::super::overlay::Entry;
 use super::descriptor::{self, Tag};
-use super::records::{Records, Write};
+use super::records::{Records, Write, later};
 use super::{Checksums, Journal, MAGIC, broken, damaged};
 use crate::error::Result;
 use crate::storage::ReadAt;
@@ -18,6 +18,8 @@ const REVOKE: u32 = 5;
 
 /// Bytes of the log read at once.
 const WINDOW: u32 = 256 << 10;
+/// Bytes after the end of the log in which it must not go on.
+const BEYOND: u32 = 4 << 20;
 
 /// Adjacent blocks of the log, read at once.
 #[derive(Default)]
@@ -99,6 +101,43 @@ impl<'a> Log<'a> {
             }
             records.check_size()?;
         }
+    }
+
+    /// Fails if the log goes on after it seemed to end within transaction
+    /// `sequence`.
+    ///
+    /// Transactions are written one after the other, so what follows the last
+    /// one is older, or another part of one that was never committed. A commit
+    /// there means that a block before it is lost. A mount would replay the log
+    /// up to the loss; but what came after may be in place already, in part, and
+    /// then the bitmaps and the files need not agree.
+    pub(super) fn check_end(&mut self, sequence: u32) -> Result<()> {
+        for _ in 0..BEYOND / self.journal.block_size {
+            let journal = self.journal;
+            let Some(block) = self.peek()? else { break };
+            if let Ok((header, _)) = RawJournalHeader::ref_from_prefix(block)
+                && header.magic.get() == MAGIC
+            {
+                let (found, kind) = (header.sequence.get(), header.blocktype.get());
+                // A foreign journal's remains fail the checksum. That of v1 needs
+                // the transaction's other blocks; a commit is then enough.
+                let sound = match kind {
+                    COMMIT => {
+                        journal.checksums == Checksums::V1
+                            || journal.commit_fits(block, 0)
+                    }
+                    DESCRIPTOR | REVOKE => journal.tail_fits(block),
+                    _ => false,
+                };
+                let goes_on =
+                    later(found, sequence) || (found == sequence && kind == COMMIT);
+                if sound && goes_on {
+                    return Err(damaged("a block", sequence));
+                }
+            }
+            self.advance();
+        }
+        Ok(())
     }
 
     /// Takes the data block of `tag` from the log.

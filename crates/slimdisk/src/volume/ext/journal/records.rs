@@ -29,7 +29,7 @@ pub(super) struct Records {
 }
 
 /// Whether transaction `a` is later than `b`; the numbers wrap.
-fn later(a: u32, b: u32) -> bool {
+pub(super) fn later(a: u32, b: u32) -> bool {
     let ahead = a.wrapping_sub(b);
     ahead != 0 && ahead < 1 << 31
 }
