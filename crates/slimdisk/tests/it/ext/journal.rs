@@ -405,3 +405,34 @@ fn journals_of_debugfs() {
         }
     }
 }
+
+/// The superblock may be in the journal too, and then that one counts.
+#[test]
+fn superblock_in_the_journal() {
+    let test = "ext superblock in the journal";
+    if !have(test, TOOLS) {
+        return;
+    }
+    let scratch = Scratch::new("ext-superblock-in-journal");
+    let (image, clean) = (scratch.path("a.img"), scratch.path("clean.img"));
+    let file = scratch.path("block");
+    sh(&format!(
+        "truncate -s 40M {0}; mke2fs -q -F -t ext4 -b 1024 {0}",
+        clean.display()
+    ));
+    let journalled = |change: &str| {
+        fs::copy(&clean, &image).unwrap();
+        debugfs(&image, &format!("feature needs_recovery\n{change}"));
+        fs::write(&file, read_bytes(&image, 1024, 1024)).unwrap();
+        fs::copy(&clean, &image).unwrap();
+        debugfs(&image, &format!("jo\njw -b 1 {}\njc", file.display()));
+    };
+    journalled("");
+    trusted(&image);
+    journalled("ssv state 3");
+    assert!(distrusted(&image).contains("recorded errors"));
+    journalled("ssv uuid 00112233-4455-6677-8899-aabbccddeeff");
+    assert!(distrusted(&image).contains("belongs to another file system"));
+    journalled("ssv blocks_count 40961");
+    assert!(distrusted(&image).contains("the volume was cut off"));
+}
