@@ -13,7 +13,6 @@
     reason = "a test that meets a surprise should panic, and skips are printed"
 )]
 
-#[cfg(unix)]
 mod counts;
 mod crash;
 mod end_to_end;

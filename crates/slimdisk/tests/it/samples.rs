@@ -10,7 +10,7 @@ use slimdisk::image::{self, ImageType, Severity};
 
 use crate::end_to_end::{compact, quick};
 use crate::ntfs::image::{digests, mount};
-use crate::support::{Noise, Scratch, have, samples, sh};
+use crate::support::{Noise, Scratch, have, samples, sh, skip};
 use crate::vhd_model::{Shape, read_strictly};
 
 /// Unpacks a sample.
@@ -26,8 +26,7 @@ fn unpack(scratch: &Scratch, dir: &Path, name: &str) -> PathBuf {
 
 fn ready(test: &str, tools: &[&str]) -> Option<PathBuf> {
     let Some(dir) = samples() else {
-        // Samples are no package: where there are none, there is nothing to install.
-        println!("SKIPPED {test}: no folder of sample images");
+        skip(test, "the folder of sample images");
         return None;
     };
     have(test, tools).then_some(dir)

@@ -21,6 +21,7 @@ const OPTIONS: &[(&str, &str, &str, &str)] = &[
     ("64k", "300M", "-t ext4 -b 65536 -J size=64", "ext4"),
     ("bigalloc", "64M", "-t ext4 -b 4096 -O bigalloc -C 16384", "ext4"),
     ("bigalloc-1k", "64M", "-t ext4 -b 1024 -O bigalloc -C 8192", "ext4"),
+    ("bigalloc-groups", "48M", "-t ext4 -b 1024 -g 8192 -O bigalloc -C 4096", "ext4"),
     ("meta_bg", "48M", "-t ext4 -b 1024 -O meta_bg,^resize_inode,^flex_bg", "ext4"),
     ("meta_bg-flex", "48M", "-t ext4 -b 1024 -g 1024 -O meta_bg,^resize_inode", "ext4"),
     ("no-flex_bg", "48M", "-t ext4 -b 1024 -O ^flex_bg", "ext4"),
