@@ -105,7 +105,7 @@ mod tests {
     fn documented_table_lists_every_code_and_no_other() {
         let documented: Vec<u8> = EXIT_STATUS
             .lines()
-            .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+            .filter_map(|line| line.split_whitespace().next()?.parse::<u8>().ok())
             .collect();
         let here: Vec<u8> = all().into_iter().map(|code| code as u8).collect();
         assert_eq!(documented, here);
