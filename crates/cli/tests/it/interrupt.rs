@@ -6,8 +6,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use crate::command::{copy, image, kept_file, run, slimdisk};
-use crate::support::{Noise, Scratch, sh};
+use crate::command::{Ran, copy, image, kept_file, run, slimdisk};
+use crate::support::{Noise, Scratch, sh, skip};
 
 /// The image of all tests with noise enough behind it to keep a run busy: its
 /// volume ends where the image of the other tests does, and 512 MiB follow.
@@ -49,24 +49,40 @@ fn start(disk: &Path, phase: &str) -> (Child, String, impl Read + use<>) {
     (child, seen, err)
 }
 
+/// A compaction of a copy of `disk` that got `signal` in `phase`; `None` if it
+/// was done before the signal came, five times in a row.
+fn interrupted(disk: &Path, signal: &str, phase: &str) -> Option<(PathBuf, Ran)> {
+    for _ in 0..5 {
+        let stopped = copy(disk, "stopped.vhd");
+        let (mut child, mut seen, mut err) = start(&stopped, phase);
+        sh(&format!("kill -{signal} {} || true", child.id()));
+        err.read_to_string(&mut seen).unwrap();
+        let mut out = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        let code = child.wait().unwrap().code().unwrap_or(-1);
+        if code != 0 {
+            return Some((stopped, Ran { code, out, err: seen }));
+        }
+    }
+    None
+}
+
 #[test]
 fn a_signal_stops_at_a_sound_point_and_running_again_continues() {
     let test = "a_signal_stops_at_a_sound_point_and_running_again_continues";
     let scratch = Scratch::new("interrupt");
     let Some(disk) = large(test, &scratch) else { return };
+    let plan = run(&["plan", "--mode", "full", "--json"], &[&disk]).ok().object();
     for (signal, code, phase) in
         [("INT", 130, "search"), ("INT", 130, "relocate"), ("TERM", 143, "relocate")]
     {
-        let stopped = copy(&disk, "stopped.vhd");
-        let (mut child, seen, mut err) = start(&stopped, phase);
-        sh(&format!("kill -{signal} {}", child.id()));
-        let mut rest = String::new();
-        err.read_to_string(&mut rest).unwrap();
-        let mut out = String::new();
-        child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(code), "{seen}{rest}{out}");
-        assert!(rest.contains("stopping at the next sound point"), "{rest}");
-        let report = &crate::command::objects(&out)[0];
+        let Some((stopped, ran)) = interrupted(&disk, signal, phase) else {
+            skip(test, "a host slow enough to be interrupted");
+            continue;
+        };
+        assert_eq!(ran.code, code, "{}{}", ran.err, ran.out);
+        assert!(ran.err.contains("stopping at the next sound point"), "{}", ran.err);
+        let report = ran.object();
         assert_eq!(report["outcome"], "cancelled", "{report:#}");
         assert!(report["error"].is_null(), "{report:#}");
         let len = std::fs::metadata(&stopped).unwrap().len();
@@ -77,9 +93,32 @@ fn a_signal_stops_at_a_sound_point_and_running_again_continues() {
         let again =
             run(&["compact", "--mode", "full", "--json"], &[&stopped]).ok().object();
         assert_eq!(again["outcome"], "compacted");
-        let plan = run(&["plan", "--mode", "full", "--json"], &[&disk]).ok().object();
         assert_eq!(again["file_size_after"], plan["file_size_after"]);
     }
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_that_is_safe_too() {
+    let test = "a_second_signal_ends_at_once_and_that_is_safe_too";
+    let scratch = Scratch::new("interrupt-twice");
+    let Some(disk) = large(test, &scratch) else { return };
+    let stopped = copy(&disk, "stopped.vhd");
+    let (mut child, _, mut err) = start(&stopped, "release");
+    // Both wait for a process that stands still, so both are there before it can
+    // reach a sound point.
+    sh(&format!(
+        "kill -STOP {0}; kill -INT {0}; kill -TERM {0}; kill -CONT {0}",
+        child.id()
+    ));
+    let mut rest = String::new();
+    err.read_to_string(&mut rest).unwrap();
+    let mut out = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    let code = child.wait().unwrap().code();
+    assert!(matches!(code, Some(130 | 143)), "{code:?} {rest}");
+    assert_eq!(out, "", "the second signal was not heeded");
+    run(&["check"], &[&stopped]).ok();
+    same_guest(&disk, &stopped);
 }
 
 #[test]
