@@ -10,13 +10,13 @@ use crate::command::{Ran, copy, image, kept_file, run, slimdisk};
 use crate::support::{Noise, Scratch, sh, skip};
 
 /// The image of all tests with noise enough behind it to keep a run busy: its
-/// volume ends where the image of the other tests does, and 512 MiB follow.
+/// volume ends where the image of the other tests does, and 400 MiB follow.
 fn large(test: &str, scratch: &Scratch) -> Option<PathBuf> {
     image(test, scratch)?;
     let raw = scratch.path("raw");
     let noise = Noise::new(3).bytes(64 << 20);
     let mut bytes = std::fs::read(&raw).unwrap();
-    for part in 0..8u8 {
+    for part in 0..5u8 {
         bytes.extend(noise.iter().map(|byte| byte ^ part));
         // A stretch of zeros, allocated by `-S 0`, for blocks to be moved into.
         bytes.extend(std::iter::repeat_n(0, 16 << 20));
