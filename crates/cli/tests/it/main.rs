@@ -18,6 +18,13 @@ mod exit_codes;
 mod human;
 mod interrupt;
 mod json;
+#[cfg(unix)]
+mod killed;
+#[cfg(unix)]
+mod memory;
 mod read_only;
 #[path = "../../../slimdisk/tests/it/support.rs"]
 mod support;
+#[cfg(unix)]
+#[path = "../../../slimdisk/tests/it/vhd_model.rs"]
+mod vhd_model;

@@ -1,6 +1,8 @@
 //! A VHD writer and a strict VHD reader that share no code with the library,
 //! after the specification alone.
 
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;

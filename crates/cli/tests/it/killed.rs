@@ -1,0 +1,124 @@
+//! The command killed with SIGKILL at random moments: the image stays sound, live
+//! content equal, and a second run finishes the job.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::command::{run, slimdisk};
+use crate::support::{Noise, Scratch, have, sh};
+use crate::vhd_model::{Shape, read_strictly};
+
+const BLOCK: usize = 2 << 20;
+const BLOCKS: usize = 160;
+
+/// A VHD of 320 MiB with every block in it, each of them marked, whose ext4 volume
+/// calls about half of them free.
+fn make(scratch: &Scratch) -> std::path::PathBuf {
+    let (raw, pool) = (scratch.path("disk.raw"), scratch.path("pool"));
+    fs::create_dir_all(&pool).unwrap();
+    let (mut fill, mut delete) = (String::new(), String::new());
+    let mut noise = Noise::new(5);
+    for number in 0..42 {
+        fs::write(pool.join(format!("f{number}")), "").unwrap();
+        fill += &format!("fallocate f{number} 0 1791\n");
+        if noise.below(2) == 0 {
+            delete += &format!("rm f{number}\n");
+        }
+    }
+    sh(&format!(
+        "mke2fs -q -F -t ext4 -O ^has_journal -d {} {1} 320m
+         debugfs -w -f - {1} >/dev/null 2>&1 <<'END'\n{fill}{delete}END",
+        pool.display(),
+        raw.display()
+    ));
+    let vhd = scratch.path("master.vhd");
+    Shape::write_full(&vhd, &raw, BLOCK);
+    // Marks in the blocks that hold no metadata.
+    let file = File::options().read(true).write(true).open(&vhd).unwrap();
+    let content = fs::read(&vhd).unwrap();
+    for block in read_strictly(&content).unwrap().iter().flatten() {
+        if block.data.iter().all(|byte| *byte == 0) {
+            for at in [0, BLOCK / 2, BLOCK - 512] {
+                let place = block.place + 512 + at;
+                file.write_all_at(&noise.bytes(512), place as u64).unwrap();
+            }
+        }
+    }
+    vhd
+}
+
+/// Copies without filling the holes.
+fn copy(from: &Path, to: &Path) {
+    sh(&format!("cp --sparse=always {} {}", from.display(), to.display()));
+}
+
+#[test]
+fn sigkill_at_two_hundred_random_moments() {
+    let test = "sigkill_at_two_hundred_random_moments";
+    if !have(test, &["mke2fs", "debugfs"]) {
+        return;
+    }
+    let scratch = Scratch::new(test);
+    let master = make(&scratch);
+    let disk = scratch.path("disk.vhd");
+
+    // What must stay, and how long a whole run takes.
+    let before = fs::read(&master).unwrap();
+    let original = read_strictly(&before).unwrap();
+    copy(&master, &disk);
+    let started = Instant::now();
+    run(&["compact", "-q"], &[&disk]).ok();
+    let whole = started.elapsed();
+    let goal = fs::read(&disk).unwrap();
+    let live: Vec<bool> =
+        read_strictly(&goal).unwrap().iter().map(Option::is_some).collect();
+    let kept = live.iter().filter(|live| **live).count();
+    assert!((40..120).contains(&kept), "{kept} of {BLOCKS} blocks are live");
+
+    let judge = |file: &[u8]| -> Result<usize, String> {
+        let blocks = read_strictly(file)?;
+        for (number, block) in blocks.iter().enumerate() {
+            match (block, &original[number]) {
+                (Some(now), Some(then)) if now.data != then.data => {
+                    return Err(format!("block {number} changed"));
+                }
+                (None, _) if live[number] => {
+                    return Err(format!("block {number} is lost"));
+                }
+                _ => {}
+            }
+        }
+        Ok(blocks.iter().flatten().count())
+    };
+    let mut noise = Noise::new(std::process::id().into());
+    let (mut killed, mut midway) = (0, 0);
+    for round in 0..200 {
+        copy(&master, &disk);
+        let mut child = slimdisk()
+            .args(["compact", "-q"])
+            .arg(&disk)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        sleep(Duration::from_micros(noise.below(whole.as_micros() as u64 * 5 / 4)));
+        child.kill().unwrap();
+        killed += u32::from(child.wait().unwrap().signal() == Some(9));
+        let file = fs::read(&disk).unwrap();
+        let there = judge(&file).unwrap_or_else(|what| panic!("round {round}: {what}"));
+        midway += u32::from(there < BLOCKS && file.len() > goal.len());
+        assert_eq!(run(&["check", "-q"], &[&disk]).code, 0, "round {round}");
+
+        run(&["compact", "-q"], &[&disk]).ok();
+        let file = fs::read(&disk).unwrap();
+        assert_eq!(judge(&file), Ok(kept), "round {round}");
+        assert_eq!(file.len(), goal.len(), "round {round}");
+    }
+    println!("{killed} killed, {midway} of them between the first release and the cut");
+    assert!(killed >= 100 && midway >= 20, "{killed} killed, {midway} midway");
+}
