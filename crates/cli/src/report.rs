@@ -28,7 +28,8 @@ pub fn render(report: &Report, options: &Options, view: View) -> String {
     }
     text.section("Volumes", volume_table(&report.volumes, view));
     text.effort(report);
-    for note in &report.notes {
+    let unguarded = report.unguarded.iter().filter(|_| view.exact);
+    for note in report.notes.iter().chain(unguarded) {
         text.blank();
         text.item(&format!("{MIND}note{MIND:#}: "), 6, &printable(note));
     }

@@ -144,3 +144,12 @@ fn stopped_and_failed_say_what_was_reached() {
     let text = plain(&report(Outcome::Failed), &Options::default());
     assert!(text.starts_with("disk.vhd: failed, having won 2.17 GiB"), "{text}");
 }
+
+#[test]
+fn locks_that_could_not_be_had_are_told_when_asked_for_detail() {
+    let mut report = report(Outcome::Compacted);
+    report.unguarded = vec!["no lease here".into()];
+    assert!(!plain(&report, &Options::default()).contains("no lease here"));
+    let exact = View { exact: true, ..View::default() };
+    assert!(render(&report, &Options::default(), exact).contains("no lease here"));
+}
