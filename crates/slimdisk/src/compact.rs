@@ -215,6 +215,9 @@ pub fn compact_storage(
         report.blocks = planned;
     }
     report.blocks.moved = done.moved as u64;
+    if done.stopped {
+        return Ok(Outcome::Cancelled);
+    }
     if let Some(before) = before {
         // Through a fresh reading of the file: what the next program will see.
         let fresh = image::open(storage)?;
@@ -232,11 +235,7 @@ pub fn compact_storage(
             }
         }
     }
-    Ok(match done.stopped {
-        true => Outcome::Cancelled,
-        false if plan.is_empty() => Outcome::NothingToDo,
-        false => Outcome::Compacted,
-    })
+    Ok(if plan.is_empty() { Outcome::NothingToDo } else { Outcome::Compacted })
 }
 
 type Prepared = (Box<dyn image::Image>, Survey, Plan);

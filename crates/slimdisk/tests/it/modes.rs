@@ -164,3 +164,25 @@ fn bytes_outside_partitions_are_kept_unless_they_are_given_up() {
             [..states.len()]
     );
 }
+
+/// A disk that no map speaks for, all of it there, most of it holes of the host.
+#[test]
+fn holes_of_the_host_are_never_read() {
+    let scratch = Scratch::new("holes_of_the_host_are_never_read");
+    let (raw, vhd) = (scratch.path("disk.raw"), scratch.path("disk.vhd"));
+    let file = fs::File::create(&raw).unwrap();
+    file.set_len(1 << 30).unwrap();
+    let noise = Noise::new(4).bytes(4096);
+    for at in [5 << 20, 300 << 20, 301 << 20, (1 << 30) - 4096] {
+        std::os::unix::fs::FileExt::write_all_at(&file, &noise, at).unwrap();
+    }
+    Shape::write_full(&vhd, &raw, 2 * MIB);
+    for mode in [Mode::Quick, Mode::Full, Mode::Prezeroed] {
+        let mut options = Options::default();
+        options.mode = mode;
+        let planned = plan(&vhd, &options);
+        assert_eq!(planned.blocks.released_zero, 512 - 3, "{mode:?}");
+        let read = planned.io.bytes_read;
+        assert!(read < 1 << 20, "{mode:?} read {read} of 1 GiB");
+    }
+}
