@@ -165,14 +165,14 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
         let done = compact_storage(file.clone(), options, &mut report, hook);
         report.io = IoReport::of_run(file.counts());
         report.host_bytes_after = file.inner().host_bytes().ok();
-        let outcome = done.map_err(|e| e.in_file(path))?;
+        // After a failure, too: the guest's disk is the same.
         if !options.touch
             && report.io.bytes_written != Some(0)
             && let Err(error) = file.inner().restore_times(times)
         {
             report.notes.push(error.chain());
         }
-        Ok(outcome)
+        done.map_err(|e| e.in_file(path))
     });
     report.finish(result, started);
     report
