@@ -16,41 +16,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use slimdisk::partition::{PartitionTable, read_table_with_sectors};
-use slimdisk::storage::{Meter, ReadAt};
+use slimdisk::storage::Meter;
 use slimdisk::volume::signature;
-
-struct Disk {
-    len: u64,
-    front: Vec<u8>,
-    tail: Vec<u8>,
-}
-
-impl ReadAt for Disk {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> slimdisk::Result<()> {
-        let end = offset.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > self.len) {
-            return Err(slimdisk::Error::invalid("beyond the end").at(offset));
-        }
-        buf.fill(0);
-        lay(buf, offset, &self.tail, self.len - self.tail.len() as u64);
-        lay(buf, offset, &self.front, 0);
-        Ok(())
-    }
-}
-
-/// Copies what of `piece`, lying at `at`, falls into `buf`, read from `offset`.
-fn lay(buf: &mut [u8], offset: u64, piece: &[u8], at: u64) {
-    let start = offset.max(at);
-    let end = (offset + buf.len() as u64).min(at + piece.len() as u64);
-    if start < end {
-        let from = &piece[(start - at) as usize..(end - at) as usize];
-        buf[(start - offset) as usize..(end - offset) as usize].copy_from_slice(from);
-    }
-}
+use slimdisk_fuzz::Gapped;
 
 /// Makes the checksums of the header at `at` right, its entries being where
 /// `entries` says.
@@ -109,7 +77,7 @@ fuzz_target!(|data: &[u8]| {
             });
         }
     }
-    let disk = Meter::new(Disk { len, front, tail });
+    let disk = Meter::new(Gapped { len, front, tail });
     let table = read_table_with_sectors(&disk, declared).expect("reads within the disk");
     let read = disk.counts().bytes_read;
     assert!(read <= 8 << 20, "{read} bytes read");

@@ -21,6 +21,7 @@ mod faults;
 mod io_faults;
 mod layering;
 mod modes;
+mod noise;
 mod ntfs;
 mod partition;
 mod planner;

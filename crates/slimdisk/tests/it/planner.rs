@@ -1,8 +1,9 @@
 //! Properties of the planner, over layouts with odd gaps and tables in odd places.
 
+mod properties;
+
 use proptest::prelude::*;
 use slimdisk::compact::Verdict;
-use slimdisk::compact::plan::{self, Plan};
 use slimdisk::image::{Extent, Layout};
 use slimdisk::ranges::Ranges;
 
@@ -52,80 +53,11 @@ fn cases() -> impl Strategy<Value = (Layout, Vec<Verdict>)> {
         })
 }
 
-fn live(layout: &Layout, verdicts: &[Verdict]) -> Vec<Extent> {
-    let is_live = |e: &&Extent| verdicts[e.block as usize] == Verdict::Live;
-    layout.extents.iter().filter(is_live).copied().collect()
-}
-
-/// How many blocks can lie before `end` without overlapping a live block or a
-/// table: the live ones that do, and what fits between them, counted place by
-/// place.
-fn capacity(layout: &Layout, live: &[Extent], end: u64) -> usize {
-    let mut taken: Vec<_> =
-        live.iter().map(|e| e.place..e.place + layout.extent_len).collect();
-    let mut count = taken.iter().filter(|range| range.end <= end).count();
-    taken.extend(layout.reserved.iter());
-    let mut at = layout.remainder;
-    while at + layout.extent_len <= end {
-        let range = at..at + layout.extent_len;
-        if taken.iter().all(|t| t.end <= range.start || range.end <= t.start) {
-            count += 1;
-            at += layout.extent_len.next_multiple_of(layout.modulus);
-        } else {
-            at += layout.modulus;
-        }
-    }
-    count
-}
-
-/// What the layout is once the plan has been run.
-fn carried_out(layout: &Layout, verdicts: &[Verdict], plan: &Plan) -> Layout {
-    let mut extents = live(layout, verdicts);
-    for extent in &mut extents {
-        if let Some(m) = plan.moves.iter().find(|m| m.block == extent.block) {
-            extent.place = m.to;
-        }
-    }
-    extents.sort_by_key(|e| e.place);
-    Layout { extents, file_len: plan.file_len_after, ..layout.clone() }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn plans_are_sound_smallest_and_final((layout, verdicts) in cases()) {
-        let plan = plan::plan(&layout, &verdicts);
-        prop_assert!(plan.verify(&layout).is_ok(), "{:?}", plan.verify(&layout));
-        prop_assert!(plan.file_len_after <= layout.file_len);
-        let live = live(&layout, &verdicts);
-        prop_assert_eq!(plan.release.len() + live.len(), layout.extents.len());
-
-        // The length is what the blocks, carried out, ask for.
-        let after = carried_out(&layout, &verdicts, &plan);
-        let end = after.end_of_data();
-        prop_assert_eq!(plan.file_len_after, after.file_len_after(end).min(layout.file_len));
-
-        // Exactly the live blocks beyond the new end move.
-        let mut beyond: Vec<u32> = live
-            .iter()
-            .filter(|e| e.place + layout.extent_len > end)
-            .map(|e| e.block)
-            .collect();
-        let mut moved: Vec<u32> = plan.moves.iter().map(|m| m.block).collect();
-        beyond.sort_unstable();
-        moved.sort_unstable();
-        prop_assert_eq!(moved, beyond);
-
-        // No nearer end behind the tables has room for all live blocks.
-        let tables = layout.reserved.iter().next_back().unwrap().end;
-        if end > tables && plan.file_len_after < layout.file_len {
-            prop_assert!(capacity(&layout, &live, end) >= live.len());
-            prop_assert!(capacity(&layout, &live, end - 1) < live.len());
-        }
-
-        // Nothing is left to do afterwards.
-        let all_live = vec![Verdict::Live; verdicts.len()];
-        prop_assert!(plan::plan(&after, &all_live).is_empty());
+        properties::check(&layout, &verdicts);
     }
 }

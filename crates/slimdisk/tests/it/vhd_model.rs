@@ -312,9 +312,14 @@ pub fn read_strictly(file: &[u8]) -> Result<Vec<Option<Block<'_>>>, String> {
     if file.get(table_end..table_end + 8) == Some(b"tdbatmap") {
         let at = be64(file, table_end + 8);
         let len = be32(file, table_end + 16) as usize * 512;
+        let Some(map) = at.checked_add(len).and_then(|end| file.get(at..end)) else {
+            return err("batmap lies outside the file");
+        };
+        if len < entries.div_ceil(8) {
+            return err("batmap is too short");
+        }
         taken.push((table_end, table_end + 512));
         taken.push((at, at + len));
-        let map = &file[at..at + len];
         let sum = map.iter().fold(0u32, |s, b| s.wrapping_add(u32::from(*b)));
         // A checksum that does not hold says that nobody may believe the map.
         claims = (!sum == be32(file, table_end + 24)).then_some(map);

@@ -459,7 +459,8 @@ fn check_header(
     }
 }
 
-/// Collects the structures' own bytes; they must not lie on each other.
+/// Collects the structures' own bytes; they must lie inside the file, before the
+/// footer that ends it, and not on each other.
 fn check_reserved(
     sparse: &mut Sparse,
     header_at: u64,
@@ -508,6 +509,15 @@ fn check_reserved(
                 format!("{name} from {:#x} to {:#x}", range.start, range.end),
             ));
         }
+    }
+    for (name, range) in parts.iter().filter(|(_, range)| range.end > data_end) {
+        findings.push(Finding::new(
+            Severity::Error,
+            *name,
+            range.start,
+            format!("a structure that ends before byte {data_end:#x}, the end of the file's data"),
+            format!("one from {:#x} to {:#x}", range.start, range.end),
+        ));
     }
     sparse.reserved = parts.into_iter().map(|(_, range)| range).collect();
     // Nothing is put into gaps between the headers either, nor into what writers
