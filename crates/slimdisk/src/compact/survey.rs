@@ -400,8 +400,6 @@ impl Judge<'_> {
             .filter(|block| wanted(*block))
             .map(|block| self.block_size - self.free_bytes(block))
             .sum();
-        let dropped =
-            if options.drop_unpartitioned { &self.volume_space } else { &Ranges::new() };
         zeros::search(self.image, total, hook, |submit| {
             let mut next = 0;
             let mut free = Ranges::new();
@@ -413,10 +411,11 @@ impl Judge<'_> {
                     let range = self.block_range(next);
                     if wanted(next) {
                         let mut gone = free.clone();
-                        if !dropped.is_empty() && self.free_bytes(next) > 0 {
-                            for gap in dropped.gaps(range.clone()).iter() {
-                                if self.judged.covers(&gap) {
-                                    gone.insert(gap);
+                        if options.drop_unpartitioned && self.free_bytes(next) > 0 {
+                            // What is judged outside the volumes was dropped.
+                            for gap in self.volume_space.gaps(range.clone()).iter() {
+                                for dropped in self.judged.within(gap) {
+                                    gone.insert(dropped);
                                 }
                             }
                         }

@@ -30,5 +30,6 @@ mod signature;
 #[cfg(target_os = "linux")]
 mod storage;
 mod support;
+mod verdicts;
 mod vhd;
 mod vhd_model;

@@ -168,7 +168,7 @@ impl Shape {
         file.write_all_at(&shape.footer(), end).unwrap();
     }
 
-    fn build_with(&self, data: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
+    pub fn build_with(&self, data: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
         let entries = self.blocks + self.spare_entries;
         let table_at = 0x600;
         let mut table = vec![0xFFFF_FFFFu32; (entries as usize).next_multiple_of(128)];
