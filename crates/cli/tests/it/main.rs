@@ -23,6 +23,8 @@ mod killed;
 #[cfg(unix)]
 mod memory;
 mod read_only;
+#[path = "../../../slimdisk/tests/it/noise.rs"]
+mod noise;
 #[path = "../../../slimdisk/tests/it/support.rs"]
 mod support;
 #[cfg(unix)]
