@@ -165,14 +165,14 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
         let done = compact_storage(file.clone(), options, &mut report, hook);
         report.io = IoReport::of_run(file.counts());
         report.host_bytes_after = file.inner().host_bytes().ok();
-        let outcome = done.map_err(|e| e.in_file(path))?;
+        // However it ended, what was done means nothing to those who go by the time.
         if !options.touch
             && report.io.bytes_written != Some(0)
             && let Err(error) = file.inner().restore_times(times)
         {
             report.notes.push(error.chain());
         }
-        Ok(outcome)
+        done.map_err(|e| e.in_file(path))
     });
     report.finish(result, started);
     report
@@ -210,7 +210,20 @@ pub fn compact_storage(
     }
     let done = run::run(&mut *image, &plan, run::ROUND, hook);
     report.file_size_after = storage.len();
-    let done = done?;
+    let done = match done {
+        Ok(done) => done,
+        Err(error) => {
+            // How far it came, the file itself knows best.
+            if let Ok(reached) = image::open(storage) {
+                let after = u64::from(reached.facts().blocks_allocated);
+                if after == planned.allocated_after {
+                    report.blocks = BlockCounts { moved: 0, ..planned };
+                }
+                report.blocks.allocated_after = after;
+            }
+            return Err(error);
+        }
+    };
     if done.released > 0 {
         report.blocks = planned;
     }

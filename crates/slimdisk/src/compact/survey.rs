@@ -5,7 +5,7 @@
 //! of a file system, in volumes that are not trusted) only zeros count, and they
 //! are looked for in just those bytes.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
 use super::report::{KeptBytes, Mode, VolumeReport, VolumeState};
 use super::zeros::{self, Job};
@@ -68,6 +68,7 @@ pub fn survey(
         free: vec![0; facts.blocks_total as usize],
         judged: Ranges::new(),
         volume_space: Ranges::new(),
+        stopped: false,
     };
     let mut table = None;
     let mut volumes = Vec::new();
@@ -96,6 +97,9 @@ pub fn survey(
                     judge.survey_volume(&volume, range.start, &options.allow, hook)?
                 }
             };
+            if judge.stopped {
+                return Ok(None);
+            }
             judge.volume_space.insert(range.clone());
             if let (VolumeState::Trusted, Some(file_system)) = (report.state, file_system)
             {
@@ -209,6 +213,8 @@ struct Judge<'a> {
     judged: Ranges,
     /// Bytes of the disk inside any volume.
     volume_space: Ranges,
+    /// Whether the hook asked to stop while a volume was read.
+    stopped: bool,
 }
 
 impl Judge<'_> {
@@ -286,6 +292,7 @@ impl Judge<'_> {
         let mut order = Order::default();
         let mut next_step = start;
         let total = self.image.len();
+        let stopped = &mut self.stopped;
         let found = file_system.survey(volume, allow, &mut |range| {
             if order.accepts(&range, volume.len()) {
                 Self::count(
@@ -297,10 +304,9 @@ impl Judge<'_> {
             }
             if start + range.start >= next_step {
                 next_step = start + range.start + STEP;
-                // A request to stop is asked again, and heeded, after this volume.
                 let done = start + range.start;
-                let _: ControlFlow<()> =
-                    hook(Progress { phase: Phase::Map, done, total });
+                // A request to stop is heeded after this volume.
+                *stopped |= hook(Progress { phase: Phase::Map, done, total }).is_break();
             }
         });
         let mut findings = match found {
@@ -425,8 +431,12 @@ impl Judge<'_> {
             for (file_system, range) in trusted {
                 let volume = Section::new(self.image, range.clone());
                 let mut failed = None;
+                let mut order = Order::default();
                 let findings =
                     file_system.survey(&volume, &options.allow, &mut |found| {
+                        if !order.accepts(&found, volume.len()) {
+                            return;
+                        }
                         let found = range.start + found.start..range.start + found.end;
                         if failed.is_none() {
                             failed = advance(found.start, &mut free).err();
@@ -441,7 +451,9 @@ impl Judge<'_> {
                 if let Some(error) = failed {
                     return Err(error);
                 }
-                if findings.untrusted.is_some() {
+                if findings.untrusted.is_some()
+                    || order.broken(&findings, volume.len()).is_some()
+                {
                     return Err(crate::error::Error::new(
                         Kind::Unexpected,
                         "a volume changed its state while it was read",
