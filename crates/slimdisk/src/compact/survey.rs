@@ -50,6 +50,10 @@ pub struct Survey {
 /// loaders, backup partition tables, dynamic-disk databases.
 const DISK_EDGE: u64 = 1 << 20;
 
+/// The same at the end, where a guest that goes by the geometry sees the disk end
+/// up to a cylinder (255 heads of 16 sectors) earlier.
+const DISK_END: u64 = DISK_EDGE + (2 << 20);
+
 /// How many bytes of the guest's disk pass between two calls of the hook.
 const STEP: u64 = 1 << 30;
 
@@ -351,7 +355,7 @@ impl Judge<'_> {
         let len = self.image.len();
         if table.scheme == Scheme::Bare
             || table.untrusted.is_some()
-            || len < 2 * DISK_EDGE
+            || len < DISK_EDGE + DISK_END
         {
             return;
         }
@@ -359,7 +363,7 @@ impl Judge<'_> {
         for range in table.reserved.iter() {
             kept.insert(range);
         }
-        for range in kept.gaps(DISK_EDGE..len - DISK_EDGE).iter() {
+        for range in kept.gaps(DISK_EDGE..len - DISK_END).iter() {
             Self::count(&mut self.free, 0, self.block_size, range.clone());
             self.judged.insert(range);
         }
