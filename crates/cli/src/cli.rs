@@ -295,7 +295,7 @@ pub struct SearchArgs {
     pub mode: ModeArg,
     /// Also give up what lies outside every partition
     ///
-    /// Partition tables and the first and the last MiB of the disk stay. Only for
+    /// Partition tables, the first MiB and the last three of the disk stay. Only for
     /// disks on which you know that nothing hides there: boot loaders, RAID and
     /// volume manager headers may.
     #[arg(long)]

@@ -39,8 +39,8 @@ pub struct Options {
     /// Leave the file's modification time at the end of the run, instead of
     /// setting it back to what it was.
     pub touch: bool,
-    /// Give up what lies outside every partition, but for the partition tables
-    /// and the first and the last MiB of the disk.
+    /// Give up what lies outside every partition, but for the partition tables,
+    /// the first MiB and the last three of the disk.
     pub drop_unpartitioned: bool,
     /// What is allowed beyond the safe default when volumes are judged.
     pub allow: Allowances,
@@ -210,7 +210,20 @@ pub fn compact_storage(
     }
     let done = run::run(&mut *image, &plan, run::ROUND, hook);
     report.file_size_after = storage.len();
-    let done = done?;
+    let done = match done {
+        Ok(done) => done,
+        Err(error) => {
+            // How far it came, the file itself knows best.
+            if let Ok(reached) = image::open(storage) {
+                let after = u64::from(reached.facts().blocks_allocated);
+                if after == planned.allocated_after {
+                    report.blocks = BlockCounts { moved: 0, ..planned };
+                }
+                report.blocks.allocated_after = after;
+            }
+            return Err(error);
+        }
+    };
     if done.released > 0 {
         report.blocks = planned;
     }

@@ -81,6 +81,8 @@ pub struct Copied {
     /// Bytes that the host's file system now shares between both places; the
     /// rest was written.
     pub cloned: u64,
+    /// Bytes of holes that stayed holes: neither shared nor written.
+    pub holes: u64,
 }
 
 /// Reads one on-disk structure.

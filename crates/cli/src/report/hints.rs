@@ -8,8 +8,8 @@ use slimdisk::{Error, Kind};
 use super::volume_name;
 use crate::size::Size;
 
-/// The first and the last MiB of a disk stay whatever is asked for.
-const DISK_ENDS: u64 = 2 << 20;
+/// The first MiB and the last three of a disk stay whatever is asked for.
+const DISK_ENDS: u64 = 4 << 20;
 
 /// What would win more than this report tells of. Less than two blocks, or than a
 /// twentieth of the file, is not worth a hint.

@@ -22,9 +22,9 @@ mod json;
 mod killed;
 #[cfg(unix)]
 mod memory;
-mod read_only;
 #[path = "../../../slimdisk/tests/it/noise.rs"]
 mod noise;
+mod read_only;
 #[path = "../../../slimdisk/tests/it/support.rs"]
 mod support;
 #[cfg(unix)]

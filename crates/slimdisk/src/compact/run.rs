@@ -41,11 +41,11 @@ pub fn run(
     if let Some(layout) = image.layout() {
         plan.verify(&layout)?;
     }
-    image.still_exclusive()?;
     let total = plan.release.len() as u64 * plan.extent_len;
     if hook(Progress { phase: Phase::Release, done: 0, total }).is_break() {
         return Ok(Done { stopped: true, ..done });
     }
+    image.still_exclusive()?;
     image.release(&plan.release)?;
     done.released = plan.release.len();
 
@@ -68,6 +68,8 @@ pub fn run(
         // Cutting is quick and only gains; a request to stop changes nothing now.
         let _ = hook(Progress { phase: Phase::Truncate, done: 0, total });
     }
+    // What a newcomer appended must not be cut off.
+    image.still_exclusive()?;
     image.truncate()?;
     Ok(done)
 }

@@ -5,7 +5,7 @@
 //! of a file system, in volumes that are not trusted) only zeros count, and they
 //! are looked for in just those bytes.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
 use super::report::{KeptBytes, Mode, VolumeReport, VolumeState};
 use super::zeros::{self, Job};
@@ -50,6 +50,10 @@ pub struct Survey {
 /// loaders, backup partition tables, dynamic-disk databases.
 const DISK_EDGE: u64 = 1 << 20;
 
+/// The same at the end, where a guest that goes by the geometry sees the disk end
+/// up to a cylinder (255 heads of 16 sectors) earlier.
+const DISK_END: u64 = DISK_EDGE + (2 << 20);
+
 /// What an image without blocks is counted in; nothing of it is ever given up.
 const NO_BLOCKS: u64 = 2 << 20;
 
@@ -74,6 +78,7 @@ pub fn survey(
         free: vec![0; facts.blocks_total as usize],
         judged: Ranges::new(),
         volume_space: Ranges::new(),
+        stopped: false,
     };
     let mut table = None;
     let mut volumes = Vec::new();
@@ -102,6 +107,9 @@ pub fn survey(
                     judge.survey_volume(&volume, range.start, &options.allow, hook)?
                 }
             };
+            if judge.stopped {
+                return Ok(None);
+            }
             judge.volume_space.insert(range.clone());
             if let (VolumeState::Trusted, Some(file_system)) = (report.state, file_system)
             {
@@ -215,6 +223,8 @@ struct Judge<'a> {
     judged: Ranges,
     /// Bytes of the disk inside any volume.
     volume_space: Ranges,
+    /// Whether the hook asked to stop while a volume was read.
+    stopped: bool,
 }
 
 impl Judge<'_> {
@@ -292,6 +302,7 @@ impl Judge<'_> {
         let mut order = Order::default();
         let mut next_step = start;
         let total = self.image.len();
+        let stopped = &mut self.stopped;
         let found = file_system.survey(volume, allow, &mut |range| {
             if order.accepts(&range, volume.len()) {
                 Self::count(
@@ -303,10 +314,9 @@ impl Judge<'_> {
             }
             if start + range.start >= next_step {
                 next_step = start + range.start + STEP;
-                // A request to stop is asked again, and heeded, after this volume.
                 let done = start + range.start;
-                let _: ControlFlow<()> =
-                    hook(Progress { phase: Phase::Map, done, total });
+                // A request to stop is heeded after this volume.
+                *stopped |= hook(Progress { phase: Phase::Map, done, total }).is_break();
             }
         });
         let mut findings = match found {
@@ -351,7 +361,7 @@ impl Judge<'_> {
         let len = self.image.len();
         if table.scheme == Scheme::Bare
             || table.untrusted.is_some()
-            || len < 2 * DISK_EDGE
+            || len < DISK_EDGE + DISK_END
         {
             return;
         }
@@ -359,7 +369,7 @@ impl Judge<'_> {
         for range in table.reserved.iter() {
             kept.insert(range);
         }
-        for range in kept.gaps(DISK_EDGE..len - DISK_EDGE).iter() {
+        for range in kept.gaps(DISK_EDGE..len - DISK_END).iter() {
             Self::count(&mut self.free, 0, self.block_size, range.clone());
             self.judged.insert(range);
         }
@@ -431,8 +441,12 @@ impl Judge<'_> {
             for (file_system, range) in trusted {
                 let volume = Section::new(self.image, range.clone());
                 let mut failed = None;
+                let mut order = Order::default();
                 let findings =
                     file_system.survey(&volume, &options.allow, &mut |found| {
+                        if !order.accepts(&found, volume.len()) {
+                            return;
+                        }
                         let found = range.start + found.start..range.start + found.end;
                         if failed.is_none() {
                             failed = advance(found.start, &mut free).err();
@@ -447,7 +461,9 @@ impl Judge<'_> {
                 if let Some(error) = failed {
                     return Err(error);
                 }
-                if findings.untrusted.is_some() {
+                if findings.untrusted.is_some()
+                    || order.broken(&findings, volume.len()).is_some()
+                {
                     return Err(crate::error::Error::new(
                         Kind::Unexpected,
                         "a volume changed its state while it was read",

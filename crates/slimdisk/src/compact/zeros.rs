@@ -2,8 +2,8 @@
 //! pieces before are judged. Holes of the host file are never read.
 
 use std::ops::{ControlFlow, Range};
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{Hook, Phase, Progress};
@@ -50,14 +50,15 @@ pub fn search(
 ) -> Result<Option<Vec<u32>>> {
     let (to_workers, jobs) = sync_channel::<Job>(WORKERS * 2);
     let (to_us, answers) = std::sync::mpsc::channel();
-    let jobs = Mutex::new(jobs);
+    // The workers' alone: were they all to panic, sending must fail, not wait.
+    let jobs = Arc::new(Mutex::new(jobs));
     let mut tally = Tally { zero: Vec::new(), done: 0, total, stopped: false, hook };
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
-            let (jobs, to_us) = (&jobs, to_us.clone());
+            let (jobs, to_us) = (Arc::clone(&jobs), to_us.clone());
             scope.spawn(move || {
                 let mut buf = vec![0; usize::try_from(PIECE).unwrap_or(0)];
-                while let Some(job) = next(jobs) {
+                while let Some(job) = next(&jobs) {
                     let answer = is_zero_job(image, &job, &mut buf);
                     if to_us.send((job.block, job.bytes(), answer)).is_err() {
                         return;
@@ -65,7 +66,7 @@ pub fn search(
                 }
             });
         }
-        drop(to_us);
+        drop((jobs, to_us));
         let produced = produce(&mut |job| {
             if tally.stopped {
                 return Ok(ControlFlow::Break(()));
@@ -166,7 +167,83 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_zero;
+    use super::*;
+    use crate::image::{Facts, Layout, Move};
+    use crate::storage::ReadAt;
+
+    /// An image whose every read is a bug.
+    struct Broken;
+
+    impl ReadAt for Broken {
+        fn len(&self) -> u64 {
+            1 << 30
+        }
+
+        fn read_at(&self, _: u64, _: &mut [u8]) -> Result<()> {
+            unreachable!()
+        }
+    }
+
+    impl Image for Broken {
+        fn facts(&self) -> Facts {
+            unreachable!()
+        }
+
+        fn compactable(&self) -> Result<()> {
+            Ok(())
+        }
+
+        fn layout(&self) -> Option<Layout> {
+            None
+        }
+
+        fn is_allocated(&self, _: u32) -> bool {
+            true
+        }
+
+        fn read_block(&self, _: u32, _: u64, _: &mut [u8]) -> Result<()> {
+            unreachable!("a bug")
+        }
+
+        fn next_data_in_block(&self, _: u32, at: u64) -> Result<Option<Range<u64>>> {
+            Ok(Some(at..1 << 20))
+        }
+
+        fn release(&mut self, _: &[u32]) -> Result<()> {
+            unreachable!()
+        }
+
+        fn relocate(&mut self, _: &[Move]) -> Result<()> {
+            unreachable!()
+        }
+
+        fn truncate(&mut self) -> Result<()> {
+            unreachable!()
+        }
+
+        fn still_exclusive(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn workers_that_all_panic_hang_nobody() {
+        let (told, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let searched = std::panic::catch_unwind(|| {
+                let mut hook = |_: Progress| ControlFlow::Continue(());
+                search(&Broken, 100, &mut hook, |submit| {
+                    for block in 0..100 {
+                        let all = std::iter::once(0..1 << 20).collect();
+                        let _ = submit(Job::new(block, 0, &all))?;
+                    }
+                    Ok(())
+                })
+            });
+            told.send(searched.is_err()).unwrap();
+        });
+        assert!(ended.recv_timeout(Duration::from_secs(20)).unwrap());
+    }
 
     #[test]
     fn one_byte_anywhere_is_seen() {

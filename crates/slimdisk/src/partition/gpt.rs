@@ -66,6 +66,7 @@ const ENTRIES_LIMIT: u64 = 1 << 20;
 pub(super) struct Header {
     /// What must be equal in primary and backup.
     identity: Identity,
+    my_lba: u64,
     alternate_lba: u64,
     /// The place of the entries, in bytes.
     entries_at: u64,
@@ -215,6 +216,7 @@ fn read_header(disk: &dyn ReadAt, sector_size: u32, lba: u64) -> Result<Place> {
             entry_size,
             entries_crc32: raw.entries_crc32.get(),
         },
+        my_lba: lba,
         alternate_lba: raw.alternate_lba.get(),
         entries_at,
         entries,
@@ -251,6 +253,7 @@ impl Gpt {
         for header in self.valid_headers() {
             let end = header.entries_at + header.entries.len() as u64;
             own.push(header.entries_at..end);
+            own.push(header.my_lba * size..(header.my_lba + 1) * size);
         }
         let identity = &header.identity;
         let stride = identity.entry_size as usize;

@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// The most memory a copy through it takes, in bytes.
 const COPY_BUFFER: u64 = 1 << 20;
 
+/// How much of a hole is read at once.
+const HOLE_PIECE: usize = 256 << 10;
+
 /// A file of the host, opened by name.
 ///
 /// Links are followed; what is opened, locked and named in errors is the file
@@ -202,6 +205,43 @@ impl HostFile {
         }
     }
 
+    /// Copies without cloning, inside the file; what is a hole and reads as zeros in
+    /// its new place too is not written, or a sparse file would grow on its medium.
+    /// Returns the bytes of that.
+    ///
+    /// That there is a hole is only a hint here: what it reads as decides.
+    fn copy_leaving_holes(&self, from: u64, to: u64, len: u64) -> Result<u64> {
+        let end = from + len;
+        let mut at = from;
+        let mut holes = 0;
+        let mut bufs = None;
+        while at < end {
+            let data = self.next_data(at)?.filter(|data| data.start < end);
+            let data = data.map_or(end..end, |data| data.start..data.end.min(end));
+            while at < data.start {
+                let (source, target) = bufs
+                    .get_or_insert_with(|| (vec![0; HOLE_PIECE], vec![0; HOLE_PIECE]));
+                let n = usize::try_from(data.start - at)
+                    .unwrap_or(HOLE_PIECE)
+                    .min(HOLE_PIECE);
+                let (source, _) = source.split_at_mut(n);
+                let (target, _) = target.split_at_mut(n);
+                let place = to + (at - from);
+                self.read_at(at, source)?;
+                self.read_at(place, target)?;
+                if source == target {
+                    holes += n as u64;
+                } else {
+                    self.write_at(place, source)?;
+                }
+                at += n as u64;
+            }
+            self.copy_bytes(at, to + (at - from), data.end - at)?;
+            at = data.end;
+        }
+        Ok(holes)
+    }
+
     /// Copies without cloning.
     fn copy_bytes(&self, from: u64, to: u64, len: u64) -> Result<()> {
         let mut done = 0;
@@ -255,9 +295,7 @@ impl ReadAt for HostFile {
         // A file system that does not know its holes has none.
         let found =
             platform::next_data(&self.file, offset, len).unwrap_or(Some(offset..len));
-        Ok(found
-            .map(|range| range.start.max(offset)..range.end.min(len))
-            .filter(|range| range.start < range.end))
+        Ok(found.map(|range| data_of(range, offset, len)).filter(|r| r.start < r.end))
     }
 }
 
@@ -330,10 +368,15 @@ impl Storage for HostFile {
             let tail = head + middle;
             self.copy_bytes(from, to, head)?;
             self.copy_bytes(from + tail, to + tail, len - tail)?;
-            return Ok(Copied { cloned: middle });
+            return Ok(Copied { cloned: middle, holes: 0 });
         }
-        self.copy_bytes(from, to, len)?;
-        Ok(Copied { cloned: 0 })
+        let holes = if end_of_target <= self.len() {
+            self.copy_leaving_holes(from, to, len)?
+        } else {
+            self.copy_bytes(from, to, len)?;
+            0
+        };
+        Ok(Copied { cloned: 0, holes })
     }
 
     fn still_exclusive(&self) -> Result<()> {
@@ -401,6 +444,15 @@ fn open_patiently(
     }
 }
 
+/// What a file system's answer says of the bytes from `offset` to `len`.
+fn data_of(found: Range<u64>, offset: u64, len: u64) -> Range<u64> {
+    let start = found.start.max(offset);
+    // Data that ends before it begins (it was given up between two questions) says
+    // nothing of what follows.
+    let end = if found.end > start { found.end.min(len) } else { len };
+    start..end
+}
+
 fn folder_of(path: &Path) -> Option<&Path> {
     path.parent().filter(|folder| !folder.as_os_str().is_empty())
 }
@@ -452,11 +504,20 @@ mod tests {
         host.cloning_refused.store(true, Relaxed);
         host.kernel_copy_refused.store(true, Relaxed);
         let copied = host.copy_within(1, 3_000_000, 2_500_000).unwrap();
-        assert_eq!(copied, Copied { cloned: 0 });
+        assert_eq!(copied, Copied::default());
         drop(host);
         let found = std::fs::read(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert!(found == [&data, &data[1..2_500_001]].concat());
+    }
+
+    #[test]
+    fn only_a_hole_up_to_the_end_ends_the_data() {
+        assert_eq!(data_of(5..9, 3, 20), 5..9);
+        assert_eq!(data_of(2..90, 3, 20), 3..20);
+        assert_eq!(data_of(5..5, 3, 20), 5..20);
+        assert_eq!(data_of(1..2, 3, 20), 3..20);
+        assert!(data_of(30..40, 3, 20).is_empty());
     }
 
     #[test]

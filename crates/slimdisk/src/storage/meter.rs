@@ -92,7 +92,7 @@ impl<S: Storage> Storage for Meter<S> {
         let copied = self.inner.copy_within(from, to, len)?;
         self.bytes_cloned.fetch_add(copied.cloned, Relaxed);
         self.bytes_read.fetch_add(len - copied.cloned, Relaxed);
-        self.bytes_written.fetch_add(len - copied.cloned, Relaxed);
+        self.bytes_written.fetch_add(len - copied.cloned - copied.holes, Relaxed);
         Ok(copied)
     }
 

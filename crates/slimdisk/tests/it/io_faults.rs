@@ -1,21 +1,24 @@
 //! Every read, write, flush, copy and cut of a run fails once: the image stays
 //! sound, the error says what happened, and a second run finishes the job.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use slimdisk::Kind;
-use slimdisk::compact::{Mode, Options, Outcome, Report, Verdict, compact_storage};
+use slimdisk::compact::{
+    Hook, Mode, Options, Outcome, Phase, Report, Verdict, compact_storage,
+};
 use slimdisk::storage::Storage;
 
 use crate::crash::judge;
 use crate::faults::{Call, Fault, Faulty, MemFile};
-use crate::vhd_model::Shape;
+use crate::vhd_model::{Shape, read_strictly};
 
 /// Twelve blocks, five of them zeros, scattered.
-fn shape() -> (Shape, Vec<u32>, Vec<Verdict>) {
+pub fn shape() -> (Shape, Vec<u32>, Vec<Verdict>) {
     let order: Vec<_> = [5, 2, 9, 0, 11, 3, 7, 1, 10].map(|block| (block, 0)).to_vec();
     let zero = vec![5, 9, 3, 0, 10];
     let verdicts = (0..12)
@@ -39,11 +42,63 @@ fn shape() -> (Shape, Vec<u32>, Vec<Verdict>) {
 }
 
 fn compact(storage: Arc<dyn Storage>) -> slimdisk::Result<Outcome> {
+    run(storage, &mut |_| ControlFlow::Continue(())).0
+}
+
+fn run(
+    storage: Arc<dyn Storage>,
+    hook: &mut Hook<'_>,
+) -> (slimdisk::Result<Outcome>, Report) {
     let mut options = Options::default();
     options.mode = Mode::Prezeroed;
     options.verify = true;
     let mut report = Report::new(Path::new("memory"), options.mode);
-    compact_storage(storage, &options, &mut report, &mut |_| ControlFlow::Continue(()))
+    let outcome = compact_storage(storage, &options, &mut report, hook);
+    (outcome, report)
+}
+
+/// What a report says of the file is what is in the file.
+fn hold_to_the_truth(report: &Report, file: &[u8], what: &str) {
+    let there = read_strictly(file).unwrap().iter().flatten().count() as u64;
+    let blocks = report.blocks;
+    assert_eq!(blocks.allocated_after, there, "{what}");
+    assert_eq!(report.file_size_after, file.len() as u64, "{what}");
+    let released = blocks.released_free + blocks.released_zero;
+    assert!(released <= blocks.allocated_before - there, "{what}");
+}
+
+#[test]
+fn a_request_to_stop_is_heeded_whenever_it_comes_and_told_truly() {
+    let (shape, zero, verdicts) = shape();
+    let before = shape.build(&zero);
+    let mut phases = BTreeSet::new();
+    for nth in 0.. {
+        let storage = Arc::new(MemFile::new(before.clone()));
+        let mut calls = 0;
+        let mut asked = None;
+        let (outcome, report) = run(storage.clone(), &mut |progress| {
+            calls += 1;
+            if calls - 1 != nth {
+                return ControlFlow::Continue(());
+            }
+            // Asked but once.
+            asked = Some(progress.phase);
+            ControlFlow::Break(())
+        });
+        let what = format!("call {nth}, {asked:?}: {report:?}");
+        let file = storage.bytes();
+        judge(&shape, &verdicts, &file).unwrap();
+        hold_to_the_truth(&report, &file, &what);
+        let Some(phase) = asked else { break };
+        let late = phase == Phase::Truncate;
+        let expected = if late { Outcome::Compacted } else { Outcome::Cancelled };
+        assert_eq!(outcome.unwrap(), expected, "{what}");
+        if phase < Phase::Release {
+            assert!(file == before, "{what}");
+        }
+        phases.insert(phase);
+    }
+    assert_eq!(phases.len(), 6, "{phases:?}");
 }
 
 #[test]
@@ -71,7 +126,8 @@ fn every_call_may_fail() {
                 let fault = Fault { lasting, partial, ..Fault::once(call, nth, error) };
                 let storage =
                     Arc::new(Faulty::new(MemFile::new(before.clone()), Some(fault)));
-                let failed = compact(storage.clone());
+                let (failed, report) =
+                    run(storage.clone(), &mut |_| ControlFlow::Continue(()));
                 assert!(storage.struck(), "{fault:?} did not happen");
                 let kind = failed.expect_err("a fault was swallowed").kind();
                 let expected = match (call, error) {
@@ -83,6 +139,11 @@ fn every_call_may_fail() {
                 let file = storage.inner().bytes();
                 judge(&shape, &verdicts, &file)
                     .unwrap_or_else(|what| panic!("{fault:?}: {what}"));
+                // Once it has been reopened, that is: where reading fails for good,
+                // the file cannot be asked how far it came.
+                if report.blocks.total > 0 && !(call == Call::Read && lasting) {
+                    hold_to_the_truth(&report, &file, &format!("{fault:?}"));
+                }
 
                 // With the disk in order again the job is finished.
                 let again = Arc::new(MemFile::new(file));

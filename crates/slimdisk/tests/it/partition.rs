@@ -346,6 +346,9 @@ fn gpt_damage() {
     let found = trusted(&longer);
     assert_eq!(found.partitions, expected);
     assert!(found.notes[0].contains("has been extended"), "{:?}", found.notes);
+    // The header in the middle of the disk and its entries are the table's own.
+    let backup = 64 * MIB as u64 - 33 * 512..64 * MIB as u64;
+    assert!(found.reserved.covers(&backup), "{:?}", found.reserved);
     let mut shorter = good;
     shorter.truncate(60 * MIB);
     assert!(reason(&shorter).contains("pass the end of the disk"));

@@ -4,13 +4,17 @@ mod copying;
 mod opening;
 
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use slimdisk::compact::{Mode, Options, Phase, compact};
 use slimdisk::storage::{Guard, HostFile, Storage};
 use slimdisk::{Error, Kind};
 
+use super::io_faults::shape as shape_of_faults;
 use super::support::{Scratch, have, sh, sh_output, skip};
 
 /// A process that has a file and goes away with this value.
@@ -214,6 +218,45 @@ fn a_waiting_reader_lets_us_go_on_and_a_waiting_writer_stops_us() {
     drop(host);
     assert!(reader.wait().unwrap().success());
     assert!(writer.wait().unwrap().success());
+}
+
+/// Nothing is cut that a newcomer may have appended, and the file's time is given
+/// back however a run ends.
+#[test]
+fn a_newcomer_ends_a_run_before_anything_is_cut() {
+    let scratch = Scratch::new("newcomer_ends_a_run");
+    let path = scratch.path("disk.vhd");
+    let (shape, zero, _) = shape_of_faults();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let mut options = Options::default();
+    options.mode = Mode::Prezeroed;
+    for phase in [Phase::Release, Phase::Relocate, Phase::Truncate] {
+        let before = shape.build(&zero);
+        std::fs::write(&path, &before).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(time).unwrap();
+        drop(file);
+        if !HostFile::open_exclusive(&path).unwrap().exclusion().holds(Guard::Lease) {
+            return skip("a_newcomer_ends_a_run_before_anything_is_cut", "leases");
+        }
+        let report = compact(&path, &options, &mut |progress| {
+            if progress.phase == phase {
+                // Asks, and does not wait for the answer.
+                let mut newcomer = std::fs::File::options();
+                let newcomer = newcomer.write(true).custom_flags(libc::O_NONBLOCK);
+                assert!(newcomer.open(&path).is_err());
+            }
+            ControlFlow::Continue(())
+        });
+        let error = report.error.as_ref().unwrap();
+        assert_eq!(error.kind, "InUse", "{phase:?}: {report:?}");
+        let metadata = std::fs::metadata(&path).unwrap();
+        assert_eq!(metadata.len(), before.len() as u64, "{phase:?}");
+        assert_eq!(report.file_size_after, before.len() as u64);
+        assert_eq!(metadata.modified().unwrap(), time, "{phase:?}");
+        let left = if phase == Phase::Release { 9 } else { 4 };
+        assert_eq!(report.blocks.allocated_after, left, "{phase:?}");
+    }
 }
 
 #[test]

@@ -245,10 +245,10 @@ impl Disk {
     fn known(&self, dropping: bool) -> Vec<Known> {
         const EDGE: usize = 1 << 20;
         let mut known = self.known.clone();
-        if dropping && self.size >= 2 * EDGE {
+        if dropping && self.size >= 4 * EDGE {
             for (sector, known) in known.iter_mut().enumerate() {
                 let at = sector * SECTOR;
-                if *known == Known::Outside && at >= EDGE && at < self.size - EDGE {
+                if *known == Known::Outside && at >= EDGE && at < self.size - 3 * EDGE {
                     *known = Known::Free;
                 }
             }
@@ -304,12 +304,10 @@ fn with_size(mut file: Vec<u8>, size: usize, by_geometry: bool) -> Vec<u8> {
     if by_geometry && sectors < 65535 {
         // Virtual PC goes by the geometry, others by a smaller current size.
         footer[28..32].copy_from_slice(b"vpc ");
-        footer[48..56].copy_from_slice(&(size as u64 - 4096).to_be_bytes());
-        footer[56..58].copy_from_slice(&(sectors as u16).to_be_bytes());
-        footer[58..60].copy_from_slice(&[1, 1]);
-    } else {
-        footer[48..56].copy_from_slice(&(size as u64).to_be_bytes());
+        file[..512].copy_from_slice(&footer);
+        return with_geometry(file, size - 4096, sectors as u16);
     }
+    footer[48..56].copy_from_slice(&(size as u64).to_be_bytes());
     set_checksum(&mut footer, 64);
     file[..512].copy_from_slice(&footer);
     let end = file.len() - 512;
@@ -375,6 +373,44 @@ fn verdicts_are_those_of_the_volumes_own_tools() {
         }
     }
     assert!(seen.iter().all(|count| *count > 300), "{seen:?}");
+}
+
+/// The database of a Windows dynamic disk ends the disk: where its guest sees the
+/// end, and that goes by the geometry in a machine of Virtual PC.
+#[test]
+fn what_ends_the_disk_stays_whichever_size_the_guest_sees() {
+    const MIB: usize = 1 << 20;
+    let (current, by_geometry) = (32 * MIB, 30 * MIB + 40 * SECTOR);
+    let block_size = 64 << 10;
+    let mut content = vec![0; current];
+    content[446 + 4] = 0x42;
+    content[446 + 8..446 + 12].copy_from_slice(&63u32.to_le_bytes());
+    content[446 + 12..446 + 16].copy_from_slice(&2000u32.to_le_bytes());
+    content[510..512].copy_from_slice(&[0x55, 0xAA]);
+    let database = by_geometry - MIB..by_geometry;
+    content[database.clone()].copy_from_slice(&Noise::new(3).bytes(MIB));
+    content[8 * MIB..9 * MIB].copy_from_slice(&Noise::new(4).bytes(MIB));
+    let file = Shape::of_disk(&content, block_size, false, *b"vpc ");
+    let file = with_geometry(file, current, (by_geometry / SECTOR) as u16);
+    let mut options = Options::default();
+    options.drop_unpartitioned = true;
+    let found = judge(&file, &options);
+    assert_eq!(found.verdicts[8 * MIB / block_size], Verdict::Free);
+    for at in database.step_by(block_size) {
+        assert_eq!(found.verdicts[at / block_size], Verdict::Live, "{at:#x}");
+    }
+}
+
+fn with_geometry(mut file: Vec<u8>, current: usize, sectors: u16) -> Vec<u8> {
+    let mut footer = file[..512].to_vec();
+    footer[48..56].copy_from_slice(&(current as u64).to_be_bytes());
+    footer[56..58].copy_from_slice(&sectors.to_be_bytes());
+    footer[58..60].copy_from_slice(&[1, 1]);
+    set_checksum(&mut footer, 64);
+    file[..512].copy_from_slice(&footer);
+    let end = file.len() - 512;
+    file[end..].copy_from_slice(&footer);
+    file
 }
 
 /// After a run exactly the blocks that stay are there, each as it was.

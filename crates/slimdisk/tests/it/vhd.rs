@@ -184,6 +184,22 @@ fn a_batmap_loses_the_bits_of_released_blocks() {
     assert_eq!(map(&after), [0b0101_0001, 0b0100_0000]);
     assert_eq!(findings(&after), []);
 
+    // A map that nobody believes is not made believable.
+    let mut damaged = file.clone();
+    damaged[0x600 + 512 + 24] ^= 1;
+    damaged[0x600 + 512 + 512 + 1] |= 1;
+    let after = compact(damaged, &[0]);
+    read_strictly(&after).unwrap();
+    assert_eq!(map(&after), [0, 0]);
+    assert_eq!(findings(&after), []);
+
+    for (at, byte) in [(21, 2), (12, 0xF0), (19, 0)] {
+        let mut unknown = file.clone();
+        unknown[0x600 + 512 + at] = byte;
+        let error = open_error(unknown);
+        assert!(error.to_string().contains("batmap header"), "{error}");
+    }
+
     let mut encrypted = file;
     encrypted[0x600 + 512 + 29] = 1;
     let image = image::open(Arc::new(MemFile::new(encrypted))).unwrap();
@@ -224,6 +240,15 @@ fn with_header(mut file: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     file[512 + at..512 + at + bytes.len()].copy_from_slice(bytes);
     set_checksum(&mut file[512..1536], 36);
     file
+}
+
+/// Enters where a parent locator's data lies.
+fn with_locator(file: Vec<u8>, space: u32, offset: u64) -> Vec<u8> {
+    let mut locator = b"W2ru".to_vec();
+    locator.extend(space.to_be_bytes());
+    locator.extend([0; 8]);
+    locator.extend(offset.to_be_bytes());
+    with_header(file, 576, &locator)
 }
 
 fn with_entry(mut file: Vec<u8>, block: usize, sector: u32) -> Vec<u8> {
@@ -282,6 +307,14 @@ fn unsound_images_are_refused_by_name() {
         ("table offset", with_header(file(), 16, &0x601u64.to_be_bytes())),
         ("block size", with_header(file(), 32, &(3u32 << 12).to_be_bytes())),
         ("block size", with_header(file(), 32, &0u32.to_be_bytes())),
+        ("block size", with_header(file(), 32, &(1u32 << 29).to_be_bytes())),
+        ("parent locator", with_locator(file(), 512, u64::MAX - 700)),
+        ("parent locator", with_locator(file(), 1, u64::from(end_sector) * 512)),
+        ("parent locator", with_locator(file(), u32::MAX, 0x1000)),
+        (
+            "no header or table",
+            with_locator(file(), 512, u64::from(end_sector - 3) * 512),
+        ),
         ("max table entries", with_header(file(), 28, &u32::MAX.to_be_bytes())),
         ("header version", with_header(file(), 24, &[0, 2, 0, 0])),
         ("header cookie", with_header(file(), 0, b"cxsparsf")),
@@ -354,12 +387,44 @@ fn data_under_a_clear_bit_is_kept_and_told() {
     assert_eq!(sector, shape().data(7)[..512]);
 }
 
+/// Compacts an image of any kind with random blocks free; each block that is live
+/// reads as before. Whether anything was done.
+fn keeps_what_is_live(storage: Arc<MemFile>, noise: &mut Noise) -> bool {
+    let mut image = image::open(storage.clone()).unwrap();
+    let size = image.facts().block_size as usize;
+    let read = |image: &dyn image::Image, block| {
+        let mut data = vec![0; size];
+        image.read_block(block, 0, &mut data).unwrap();
+        data
+    };
+    let blocks = image.facts().blocks_total;
+    let mut live = Vec::new();
+    let verdicts: Vec<Verdict> = (0..blocks)
+        .map(|block| match (image.is_allocated(block), noise.below(2)) {
+            (false, _) => Verdict::Absent,
+            (true, 0) => Verdict::Free,
+            (true, _) => {
+                live.push((block, read(&*image, block)));
+                Verdict::Live
+            }
+        })
+        .collect();
+    let plan = plan(&image.layout().unwrap(), &verdicts);
+    run(&mut *image, &plan, 1, &mut |_| ControlFlow::Continue(())).unwrap();
+    let after = image::open(storage).unwrap();
+    assert_eq!(after.facts().blocks_allocated as usize, live.len());
+    for (block, data) in live {
+        assert!(read(&*after, block) == data, "block {block} changed");
+    }
+    !plan.is_empty()
+}
+
 #[test]
 fn no_bytes_make_it_panic_or_hang() {
     let shape = Shape { batmap: true, creator: *b"tap\0", ..shape() };
     let whole = shape.build(&[]);
     let mut noise = Noise::new(3);
-    let mut opened = 0;
+    let (mut opened, mut compacted) = (0, 0);
     for _ in 0..20_000 {
         let mut file = whole.clone();
         for _ in 0..=noise.below(3) {
@@ -372,13 +437,17 @@ fn no_bytes_make_it_panic_or_hang() {
         }
         file.truncate(file.len() - (noise.below(4) * noise.below(4000)) as usize);
         let _ = findings(&file);
-        if let Ok(image) = image::open(Arc::new(MemFile::new(file))) {
+        let storage = Arc::new(MemFile::new(file));
+        if let Ok(image) = image::open(storage.clone()) {
             opened += 1;
             let mut buf = vec![0; image.len().min(4096) as usize];
             let _ = image.read_at(0, &mut buf);
-            let _ = image.layout();
+            if image.compactable().is_ok() {
+                compacted += u32::from(keeps_what_is_live(storage, &mut noise));
+            }
         }
     }
+    assert!(compacted > 1000, "only {compacted} variants were compacted");
     assert!(opened > 1000, "only {opened} variants were opened");
 }
 

@@ -22,25 +22,27 @@ pub struct Batmap {
 }
 
 impl Batmap {
-    /// Reads the batmap behind a table that ends at `offset`, if the image has one
-    /// and it lies inside the file.
+    /// Reads the batmap behind a table that ends at `offset`, if the image has one.
+    /// The inner error says why there is one that cannot be made sense of.
     pub fn read(
         file: &dyn ReadAt,
         footer: &Footer,
         offset: u64,
         blocks: u32,
-    ) -> Result<Option<Self>> {
+    ) -> Result<Result<Option<Self>, String>> {
         // Version 0.1 had none.
         if !footer.is_tapdisk() || footer.creator_version.get() <= 1 {
-            return Ok(None);
+            return Ok(Ok(None));
         }
         if offset + SECTOR > file.len() {
-            return Ok(None);
+            return Ok(Ok(None));
         }
         let header: BatmapHeader = read_struct(file, offset)?;
-        if header.cookie != BATMAP_COOKIE || header.version.get() > BATMAP_VERSION_CURRENT
-        {
-            return Ok(None);
+        if header.cookie != BATMAP_COOKIE {
+            return Ok(Ok(None));
+        }
+        if header.version.get() > BATMAP_VERSION_CURRENT {
+            return Ok(Err(format!("version {:#x}", header.version.get())));
         }
         // A map larger than the table needs is padding nobody reads.
         let needed = u64::from(blocks).div_ceil(8).next_multiple_of(SECTOR);
@@ -50,11 +52,14 @@ impl Batmap {
             || size > needed + (1 << 20)
             || end.is_none_or(|end| end > file.len())
         {
-            return Ok(None);
+            return Ok(Err(format!(
+                "a map of {size} bytes at {:#x} for {blocks} blocks",
+                header.map_offset.get()
+            )));
         }
         let mut map = vec![0; usize::try_from(size).unwrap_or(0)];
         file.read_at(header.map_offset.get(), &mut map)?;
-        Ok(Some(Batmap { offset, header, map }))
+        Ok(Ok(Some(Batmap { offset, header, map })))
     }
 
     pub fn computed_checksum(&self) -> u32 {
@@ -75,8 +80,13 @@ impl Batmap {
     /// Clears the bits of `blocks` and writes map and checksum.
     ///
     /// The map goes first, without a flush between: it must be right before the
-    /// table loses a block, and a map that claims too little is always right.
+    /// table loses a block, and a map that claims too little is always right. So a
+    /// map whose checksum does not hold, which nobody believes, claims nothing from
+    /// now on: with a new checksum it would be believed.
     pub fn clear(&mut self, file: &dyn Storage, blocks: &[u32]) -> Result<()> {
+        if self.header.checksum.get() != self.computed_checksum() {
+            self.map.fill(0);
+        }
         for block in blocks {
             if let Some(byte) = self.map.get_mut((block / 8) as usize) {
                 *byte &= !(0x80 >> (block % 8));

@@ -22,6 +22,10 @@ use crate::storage::{ReadAt, read_struct};
 /// 2040 GiB in blocks of 128 KiB.
 const MAX_TABLE_ENTRIES: u32 = 1 << 24;
 
+/// Real images have 512 KiB or 2 MiB. What is free in one block is held in memory,
+/// so there must be a largest one.
+const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 4096..=256 << 20;
+
 /// Room behind the tables that is less than this is their writer's own.
 const PADDING: u64 = 8192;
 
@@ -357,11 +361,11 @@ fn sparse(
         return Ok(None);
     }
     let block_size = u64::from(header.block_size.get());
-    if !block_size.is_power_of_two() || block_size < 4096 {
+    if !block_size.is_power_of_two() || !BLOCK_SIZES.contains(&block_size) {
         error(
             "dynamic header block size",
             at + 32,
-            "a power of two of at least 4096 bytes".into(),
+            "a power of two from 4096 bytes to 256 MiB".into(),
             block_size.to_string(),
         );
         return Ok(None);
@@ -402,7 +406,18 @@ fn sparse(
         return Ok(None);
     }
     let table = BlockTable::read(file, table_offset, entries)?;
-    let batmap = Batmap::read(file, &structures.footer, table.end(), entries)?;
+    let batmap = match Batmap::read(file, &structures.footer, table.end(), entries)? {
+        Ok(batmap) => batmap,
+        Err(actual) => {
+            error(
+                "batmap header",
+                table.end(),
+                "a known version and a map inside the file, as large as the table".into(),
+                actual,
+            );
+            return Ok(None);
+        }
+    };
     let mut sparse = Sparse {
         header,
         block_size,
@@ -496,7 +511,23 @@ fn check_reserved(
             .max(u64::from(locator.platform_data_length.get()))
             .next_multiple_of(SECTOR);
         let offset = locator.platform_data_offset.get();
-        parts.push(("parent locator data", offset..offset.saturating_add(space)));
+        if space == 0 {
+            continue;
+        }
+        let end = offset.checked_add(space).filter(|end| *end <= data_end);
+        let Some(end) = end else {
+            findings.push(Finding::new(
+                Severity::Error,
+                "parent locator data",
+                offset,
+                format!(
+                    "data that ends before byte {data_end:#x}, the end of the file's data"
+                ),
+                format!("{space} bytes"),
+            ));
+            continue;
+        };
+        parts.push(("parent locator data", offset..end));
     }
     parts.sort_by_key(|(_, range)| range.start);
     for ((name, range), (next_name, next)) in parts.iter().zip(parts.iter().skip(1)) {

@@ -1,5 +1,6 @@
 //! Copies inside a file: what arrives, what is shared, and what a full disk does.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use slimdisk::Kind;
@@ -99,7 +100,7 @@ fn copies_are_shared_where_the_file_system_can() {
     let before = host.inner().host_bytes().unwrap();
     // From 100 bytes before a block to 100 bytes after one.
     let copied = host.copy_within(MIB - 100, 3 * MIB - 100, MIB / 2 + 200).unwrap();
-    assert_eq!(copied, Copied { cloned: MIB / 2 });
+    assert_eq!(copied, Copied { cloned: MIB / 2, holes: 0 });
     let counts = host.counts();
     assert_eq!((counts.bytes_cloned, counts.bytes_written), (MIB / 2, 200));
     // Places that do not agree within a block are copied.
@@ -226,4 +227,37 @@ fn a_file_size_limit_is_disk_full_and_not_the_end() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("[DiskFull, DiskFull, DiskFull] and alive"), "{text}");
     assert!(output.status.success(), "{text}");
+}
+
+#[test]
+fn holes_stay_holes_and_old_bytes_do_not_shine_through() {
+    let scratch = Scratch::new("holes_stay_holes");
+    let path = scratch.path("sparse");
+    let len = 40 * MIB;
+    let noise = Noise::new(8).bytes(MIB as usize);
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(len).unwrap();
+    // The source: a hole with one MiB of data in it. The target: old data here and
+    // there.
+    file.write_all_at(&noise, 23 * MIB + 700).unwrap();
+    file.write_all_at(&noise, MIB + 300).unwrap();
+    file.write_all_at(&noise, 3 * MIB).unwrap();
+    file.write_all_at(&noise, 9 * MIB + 5).unwrap();
+    drop(file);
+    let mut expected = std::fs::read(&path).unwrap();
+    let (from, to, size) = (20 * MIB + 512, 512, 10 * MIB);
+    let (first, second) = expected.split_at_mut(from as usize);
+    first[to as usize..(to + size) as usize].copy_from_slice(&second[..size as usize]);
+
+    let host = HostFile::open_exclusive(&path).unwrap();
+    let before = host.host_bytes().unwrap();
+    let copied = host.copy_within(from, to, size).unwrap();
+    host.flush().unwrap();
+    let after = host.host_bytes().unwrap();
+    drop(host);
+    assert!(std::fs::read(&path).unwrap() == expected, "the copy differs");
+    if before < len / 2 && copied.cloned == 0 {
+        assert!(copied.holes >= 6 * MIB, "{copied:?}");
+        assert!(after < before + 2 * MIB, "{before} bytes became {after}");
+    }
 }
