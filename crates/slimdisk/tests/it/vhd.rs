@@ -256,14 +256,6 @@ fn with_entry(mut file: Vec<u8>, block: usize, sector: u32) -> Vec<u8> {
     file
 }
 
-/// Gives a dynamic disk one sector of parent locator data.
-fn with_locator(file: Vec<u8>, offset: u64) -> Vec<u8> {
-    let mut locator = b"W2ku\0\0\0\x01".to_vec();
-    locator.extend([0; 8]);
-    locator.extend(offset.to_be_bytes());
-    with_header(file, 576, &locator)
-}
-
 /// A batmap whose map is the file's last sector, that is the footer.
 fn with_batmap_on_footer() -> Vec<u8> {
     let shape = Shape { batmap: true, creator: *b"tap\0", ..shape() };
@@ -300,8 +292,6 @@ fn unsound_images_are_refused_by_name() {
             "structures that do not overlap",
             with_header(file(), 16, &1024u64.to_be_bytes()),
         ),
-        ("end of the file's data", with_locator(file(), u64::MAX - 4096)),
-        ("end of the file's data", with_locator(file(), file().len() as u64 - 512)),
         ("end of the file's data", with_batmap_on_footer()),
         ("table offset", with_header(file(), 16, &(1u64 << 40).to_be_bytes())),
         ("table offset", with_header(file(), 16, &0x601u64.to_be_bytes())),

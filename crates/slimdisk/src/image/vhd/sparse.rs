@@ -1,0 +1,304 @@
+//! Expanding images: a table of blocks, each with its sector bitmap.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use zerocopy::IntoBytes;
+
+use super::facts;
+use super::inspect::{Sparse, Structures};
+use super::raw::{DISK_TYPE_DIFFERENCING, FOOTER_LEN, Footer, SECTOR};
+use crate::error::{Error, Kind, Result};
+use crate::image::{Facts, Image, ImageType, Layout, Move, wrong_type};
+use crate::storage::{ReadAt, Section, Storage, past_the_end};
+
+/// Windows 8 and later, and xen, keep data and the end of the file on multiples
+/// of this.
+const ALIGNMENT: u64 = 4096;
+
+/// A dynamic or differencing image.
+pub struct SparseVhd {
+    file: Arc<dyn Storage>,
+    footer: Footer,
+    sparse: Sparse,
+    virtual_size: u64,
+    aligned: bool,
+    leading_sound: bool,
+    notes: Vec<String>,
+    /// A write failed: what is known here of the file may no longer be true.
+    failed: bool,
+}
+
+impl SparseVhd {
+    /// An image of which everything has been checked.
+    pub fn new(
+        file: Arc<dyn Storage>,
+        structures: &Structures,
+        sparse: Sparse,
+        notes: Vec<String>,
+    ) -> Self {
+        let end = sparse.block_size * u64::from(sparse.table.len());
+        SparseVhd {
+            aligned: is_aligned(&sparse, file.len()),
+            virtual_size: structures.virtual_size().min(end),
+            leading_sound: structures.leading,
+            footer: structures.footer,
+            file,
+            sparse,
+            notes,
+            failed: false,
+        }
+    }
+
+    fn extent_len(&self) -> u64 {
+        self.sparse.bitmap_len + self.sparse.block_size
+    }
+
+    fn place_of(&self, block: u32) -> Result<u64> {
+        self.sparse.table.place(block).ok_or_else(|| {
+            Error::new(
+                Kind::Unexpected,
+                format!("block {block} has no place in the file"),
+            )
+        })
+    }
+
+    fn is_differencing(&self) -> bool {
+        self.footer.disk_type.get() == DISK_TYPE_DIFFERENCING
+    }
+
+    fn parent_name(&self) -> Option<String> {
+        let name: Vec<u16> =
+            self.sparse.header.parent_unicode_name.iter().map(|c| c.get()).collect();
+        let name = name.split(|c| *c == 0).next()?;
+        self.is_differencing().then(|| String::from_utf16_lossy(name))
+    }
+
+    /// Before the first write: an image whose leading footer is damaged gets it
+    /// back, so that it has a sound one while its trailing footer moves.
+    fn restore_leading(&mut self) -> Result<()> {
+        if !self.leading_sound {
+            self.file.write_at(0, self.footer.as_bytes())?;
+            self.file.flush()?;
+            self.leading_sound = true;
+        }
+        Ok(())
+    }
+
+    /// Runs one verb. Once one has failed, the table here and the table in the
+    /// file may differ, and acting on it could cut a block that still has a
+    /// place: only opening the file anew helps then.
+    fn act(&mut self, verb: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        if self.failed {
+            return Err(Error::new(
+                Kind::Unexpected,
+                "an earlier write failed: open the image anew before changing it again",
+            ));
+        }
+        self.failed = true;
+        verb(self)?;
+        self.failed = false;
+        Ok(())
+    }
+
+    fn release_blocks(&mut self, blocks: &[u32]) -> Result<()> {
+        self.restore_leading()?;
+        if let Some(batmap) = &mut self.sparse.batmap {
+            batmap.clear(&*self.file, blocks)?;
+            self.file.flush()?;
+        }
+        let changes: Vec<_> = blocks.iter().map(|block| (*block, None)).collect();
+        self.sparse.table.set(&*self.file, &changes)?;
+        self.file.flush()
+    }
+
+    fn relocate_blocks(&mut self, moves: &[Move]) -> Result<()> {
+        self.restore_leading()?;
+        let mut changes = Vec::with_capacity(moves.len());
+        for Move { block, to } in moves {
+            let from = self.place_of(*block)?;
+            let sector = u32::try_from(to / SECTOR).map_err(|_| {
+                Error::new(
+                    Kind::Unexpected,
+                    "a block would lie beyond what a VHD can name",
+                )
+            })?;
+            self.file.copy_within(from, *to, self.extent_len())?;
+            changes.push((*block, Some(sector)));
+        }
+        self.file.flush()?;
+        self.sparse.table.set(&*self.file, &changes)?;
+        self.file.flush()
+    }
+
+    fn cut(&mut self) -> Result<()> {
+        let Some(layout) = self.layout() else { return Ok(()) };
+        let end = layout.end_of_data();
+        let len = layout.file_len_after(end);
+        if len >= self.file.len() {
+            return Ok(());
+        }
+        self.restore_leading()?;
+        // Zeros between the last block and the footer, then the footer itself:
+        // nothing names these bytes any more.
+        let mut trailer = vec![0; usize::try_from(len - FOOTER_LEN - end).unwrap_or(0)];
+        trailer.extend_from_slice(self.footer.as_bytes());
+        self.file.write_at(end, &trailer)?;
+        self.file.flush()?;
+        self.file.set_len(len)?;
+        self.file.flush()
+    }
+}
+
+impl ReadAt for SparseVhd {
+    fn len(&self) -> u64 {
+        self.virtual_size
+    }
+
+    fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> Result<()> {
+        if self.is_differencing() {
+            return Err(wrong_type(DIFFERENCING));
+        }
+        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.virtual_size)
+        {
+            return Err(past_the_end(offset, buf.len() as u64, self.virtual_size));
+        }
+        while !buf.is_empty() {
+            let block =
+                u32::try_from(offset / self.sparse.block_size).unwrap_or(u32::MAX);
+            let within = offset % self.sparse.block_size;
+            let left =
+                usize::try_from(self.sparse.block_size - within).unwrap_or(usize::MAX);
+            let (part, rest) = buf.split_at_mut(left.min(buf.len()));
+            match self.sparse.table.place(block) {
+                Some(place) => {
+                    self.file.read_at(place + self.sparse.bitmap_len + within, part)?;
+                }
+                None => part.fill(0),
+            }
+            offset += part.len() as u64;
+            buf = rest;
+        }
+        Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        let size = self.sparse.block_size;
+        let first = u32::try_from(offset / size).unwrap_or(u32::MAX);
+        for block in first..self.sparse.table.len() {
+            if !self.is_allocated(block) {
+                continue;
+            }
+            let start = u64::from(block) * size;
+            let from = offset.saturating_sub(start);
+            if let Some(found) = self.next_data_in_block(block, from)? {
+                let range =
+                    start + found.start..(start + found.end).min(self.virtual_size);
+                return Ok(Some(range).filter(|range| range.start < range.end));
+            }
+        }
+        Ok(None)
+    }
+}
+
+const DIFFERENCING: &str = "a differencing VHD: its disk cannot be read or compacted without its \
+                            parents, which is not possible yet";
+
+impl Image for SparseVhd {
+    fn facts(&self) -> Facts {
+        let image_type = if self.is_differencing() {
+            ImageType::Differencing
+        } else {
+            ImageType::Dynamic
+        };
+        let mut facts = facts(&self.footer, image_type, self.virtual_size, &self.notes);
+        facts.block_size = self.sparse.block_size;
+        facts.blocks_total = self.sparse.table.len();
+        facts.blocks_allocated =
+            self.sparse.table.allocated().count().try_into().unwrap_or(u32::MAX);
+        facts.parent = self.parent_name();
+        if self.aligned {
+            facts.details.push(("alignment", "data on multiples of 4096 bytes".into()));
+        }
+        if self.sparse.batmap.is_some() {
+            facts.details.push(("batmap", "yes (tapdisk)".into()));
+        }
+        facts
+    }
+
+    fn compactable(&self) -> Result<()> {
+        if self.is_differencing() {
+            return Err(wrong_type(DIFFERENCING));
+        }
+        if self.footer.saved_state != 0 {
+            return Err(wrong_type(
+                "the disk belongs to a virtual machine in a saved state: \
+                 restore the machine and shut it down, or discard the saved state",
+            ));
+        }
+        if self.sparse.batmap.as_ref().is_some_and(|b| b.header.key_hash_present != 0) {
+            return Err(wrong_type(
+                "an encrypted VHD: nothing in it can be told to be free",
+            ));
+        }
+        Ok(())
+    }
+
+    fn layout(&self) -> Option<Layout> {
+        let modulus = if self.aligned { ALIGNMENT } else { SECTOR };
+        let over = self.sparse.bitmap_len % modulus;
+        Some(Layout {
+            extents: self.sparse.table.extents(),
+            extent_len: self.extent_len(),
+            modulus,
+            remainder: (modulus - over) % modulus,
+            reserved: self.sparse.reserved.clone(),
+            trailer_len: FOOTER_LEN,
+            end_modulus: modulus,
+            file_len: self.file.len(),
+        })
+    }
+
+    fn is_allocated(&self, block: u32) -> bool {
+        self.sparse.table.place(block).is_some()
+    }
+
+    fn read_block(&self, block: u32, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let data = self.place_of(block)? + self.sparse.bitmap_len;
+        Section::new(&self.file, data..data + self.sparse.block_size).read_at(offset, buf)
+    }
+
+    fn next_data_in_block(&self, block: u32, offset: u64) -> Result<Option<Range<u64>>> {
+        let data = self.place_of(block)? + self.sparse.bitmap_len;
+        Section::new(&self.file, data..data + self.sparse.block_size).next_data(offset)
+    }
+
+    fn release(&mut self, blocks: &[u32]) -> Result<()> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        self.act(|image| image.release_blocks(blocks))
+    }
+
+    fn relocate(&mut self, moves: &[Move]) -> Result<()> {
+        self.act(|image| image.relocate_blocks(moves))
+    }
+
+    fn truncate(&mut self) -> Result<()> {
+        self.act(Self::cut)
+    }
+
+    fn still_exclusive(&self) -> Result<()> {
+        self.file.still_exclusive()
+    }
+}
+
+/// Whether the image keeps its blocks' data, and the end of the file, on
+/// multiples of 4 KiB.
+fn is_aligned(sparse: &Sparse, len: u64) -> bool {
+    len.is_multiple_of(ALIGNMENT)
+        && sparse
+            .table
+            .allocated()
+            .all(|(_, place)| (place + sparse.bitmap_len).is_multiple_of(ALIGNMENT))
+}
