@@ -72,11 +72,16 @@ impl Batmap {
             .is_some_and(|byte| byte & (0x80 >> (block % 8)) != 0)
     }
 
-    /// Clears the bits of `blocks` and writes map and checksum.
+    /// Clears the bits of `blocks`, or all if the checksum does not hold, and writes
+    /// map and checksum.
     ///
     /// The map goes first, without a flush between: it must be right before the
     /// table loses a block, and a map that claims too little is always right.
     pub fn clear(&mut self, file: &dyn Storage, blocks: &[u32]) -> Result<()> {
+        // With a new checksum a map that nobody believed would be believed again.
+        if self.header.checksum.get() != self.computed_checksum() {
+            self.map.fill(0);
+        }
         for block in blocks {
             if let Some(byte) = self.map.get_mut((block / 8) as usize) {
                 *byte &= !(0x80 >> (block % 8));
