@@ -77,7 +77,8 @@ impl Batmap {
             .is_some_and(|byte| byte & (0x80 >> (block % 8)) != 0)
     }
 
-    /// Clears the bits of `blocks` and writes map and checksum.
+    /// Clears the bits of `blocks`, or all if the checksum does not hold, and writes
+    /// map and checksum.
     ///
     /// The map goes first, without a flush between: it must be right before the
     /// table loses a block, and a map that claims too little is always right. So a
