@@ -10,7 +10,7 @@
 //!   of the file system, which lies within the volume, and add up to `free_bytes`;
 //! - surveying twice gives the same answer;
 //! - a trusted volume never calls free what this file knows to be in use by a few
-//!   lines of its own: the superblock, the bitmaps and inode tables that the group
+//!   lines of its own: the superblocks, the bitmaps and inode tables that the group
 //!   descriptors name; the boot sector, the first record of the MFT and of its mirror;
 //! - what lies in free space, and zeros behind the volume, never matter: edits there
 //!   alone leave the verdict as it was;
@@ -200,6 +200,13 @@ fn known_used(family: &str, volume: &Volume<'_>) -> Vec<Range<u64>> {
             let table = (first + 1) * block_size;
             for group in 0..blocks.saturating_sub(first).div_ceil(group_len).min(1 << 10)
             {
+                // Flag sparse_super: few groups have a copy of the superblock.
+                let power_of = |n: u64| (0..8).any(|exponent| n.pow(exponent) == group);
+                let sparse = number(at(0x64), 4) & 1 != 0;
+                if group == 0 || !sparse || [3, 5, 7].into_iter().any(power_of) {
+                    let copy = (first + group * group_len) * block_size;
+                    used.push(copy..copy + block_size);
+                }
                 let descriptor = table + group * size;
                 used.push(descriptor..descriptor + size);
                 for (field, len) in [(0, block_size), (4, block_size), (8, inodes)] {
@@ -242,17 +249,32 @@ fn edit(base: &Base, input: &mut Unstructured<'_>) -> arbitrary::Result<(u64, Ve
     let at = match kind % 4 {
         0 => place % len,
         1 => within(&mut base.verdict.free.iter(), base.verdict.free.count()),
-        _ => within(&mut read, base.read.len()),
+        2 => within(&mut read, base.read.len()),
+        // Where structures tend to begin.
+        _ => within(&mut read, base.read.len()) / 256 * 256 + (place >> 28),
     };
     let size = usize::from(1 + size % 8);
     let mut bytes: Vec<u8> =
         base.bytes.iter().skip(at as usize).take(size).copied().collect();
-    let operand = input.arbitrary::<u64>()?.to_le_bytes();
-    for (byte, operand) in bytes.iter_mut().zip(operand) {
-        match kind >> 6 {
-            0 => *byte ^= operand,
-            1 => *byte = byte.wrapping_add(operand),
-            _ => *byte = operand,
+    let operand = input.arbitrary::<u64>()?;
+    if kind >> 6 == 3 {
+        // As many ones as before: what a count cannot tell.
+        let bits = operand as usize % (8 * bytes.len()).max(1);
+        let number = |from: usize| bytes.get(from % bytes.len()).copied().unwrap_or(0);
+        bytes = (0..bytes.len())
+            .map(|index| {
+                let from = index + bits / 8;
+                let (low, high) = (u16::from(number(from)), u16::from(number(from + 1)));
+                ((low | high << 8) >> (bits % 8)) as u8
+            })
+            .collect();
+    } else {
+        for (byte, operand) in bytes.iter_mut().zip(operand.to_le_bytes()) {
+            match kind >> 6 {
+                0 => *byte ^= operand,
+                1 => *byte = byte.wrapping_add(operand),
+                _ => *byte = operand,
+            }
         }
     }
     Ok((at, bytes))
