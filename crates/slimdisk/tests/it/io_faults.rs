@@ -8,9 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use slimdisk::Kind;
+use slimdisk::compact::plan::plan;
+use slimdisk::compact::run::run as run_plan;
 use slimdisk::compact::{
-    Hook, Mode, Options, Outcome, Phase, Report, Verdict, compact_storage,
+    Hook, Mode, Options, Outcome, Phase, Progress, Report, Verdict, compact_storage,
 };
+use slimdisk::image;
 use slimdisk::storage::Storage;
 
 use crate::crash::judge;
@@ -155,4 +158,59 @@ fn every_call_may_fail() {
         }
     }
     assert!(tried > 100, "only {tried} faults");
+}
+
+/// After a failed write the table in memory may not be the one in the file: no verb
+/// acts on it any more.
+#[test]
+fn an_image_whose_write_failed_does_nothing_more() {
+    let (shape, zero, verdicts) = shape();
+    let before = shape.build(&zero);
+    for call in [Call::Write, Call::Flush, Call::Copy] {
+        let mut failures = 0;
+        for nth in 0.. {
+            let fault = Fault::once(call, nth, ErrorKind::Other);
+            let storage =
+                Arc::new(Faulty::new(MemFile::new(before.clone()), Some(fault)));
+            let mut image = image::open(storage.clone()).unwrap();
+            let plan = plan(&image.layout().unwrap(), &verdicts);
+            let mut go_on = |_: Progress| ControlFlow::Continue(());
+            if run_plan(&mut *image, &plan, 1, &mut go_on).is_ok() {
+                break;
+            }
+            failures += 1;
+            let file = storage.inner().bytes();
+            assert!(image.truncate().is_err(), "{fault:?}");
+            assert!(image.release(&[2]).is_err(), "{fault:?}");
+            assert!(image.relocate(&plan.moves).is_err(), "{fault:?}");
+            assert!(storage.inner().bytes() == file, "{fault:?}");
+        }
+        assert!(failures > 1, "{call:?}: {failures}");
+    }
+}
+
+/// The last block moves first: each round that was done makes the file shorter.
+#[test]
+fn a_run_that_is_stopped_has_won_what_it_moved() {
+    let (shape, zero, verdicts) = shape();
+    let mut lengths = Vec::new();
+    for rounds in 0.. {
+        let storage = Arc::new(MemFile::new(shape.build(&zero)));
+        let mut image = image::open(storage.clone()).unwrap();
+        let plan = plan(&image.layout().unwrap(), &verdicts);
+        let mut left = rounds;
+        let done = run_plan(&mut *image, &plan, 1, &mut |progress| {
+            let stops = progress.phase == Phase::Relocate && left == 0;
+            left -= u64::from(progress.phase == Phase::Relocate && left > 0);
+            if stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        judge(&shape, &verdicts, &storage.bytes()).unwrap();
+        lengths.push(storage.bytes().len());
+        if !done.unwrap().stopped {
+            break;
+        }
+    }
+    assert!(lengths.len() > 2, "{lengths:?}");
+    let shrinks = |pair: &[usize]| pair[1] < pair[0];
+    assert!(lengths.windows(2).all(shrinks), "{lengths:?}");
 }

@@ -282,6 +282,8 @@ fn unsound_images_are_refused_by_name() {
         ("v_poison", poison),
         ("too small", with_header(file(), 28, &9u32.to_be_bytes())),
         ("does not overlap block 7", with_entry(file(), 5, first + 1)),
+        // By its last sector alone: a block takes 17.
+        ("does not overlap block 7", with_entry(file(), 5, first + 16)),
         ("does not overlap block 5", with_entry(file(), 5, first)),
         ("end of the file's data", with_entry(file(), 5, end_sector - 2)),
         ("end of the file's data", with_entry(file(), 5, 0x7FFF_FFFF)),
