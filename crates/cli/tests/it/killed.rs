@@ -96,6 +96,8 @@ fn sigkill_at_two_hundred_random_moments() {
         Ok(blocks.iter().flatten().count())
     };
     let mut noise = Noise::new(std::process::id().into());
+    // The machine may be busier or idler later on: follow it.
+    let mut span = whole.as_micros() as u64 * 5 / 4;
     let (mut killed, mut midway) = (0, 0);
     for round in 0..200 {
         copy(&master, &disk);
@@ -106,9 +108,11 @@ fn sigkill_at_two_hundred_random_moments() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        sleep(Duration::from_micros(noise.below(whole.as_micros() as u64 * 5 / 4)));
+        sleep(Duration::from_micros(noise.below(span)));
         child.kill().unwrap();
-        killed += u32::from(child.wait().unwrap().signal() == Some(9));
+        let struck = child.wait().unwrap().signal() == Some(9);
+        killed += u32::from(struck);
+        span = if struck { span * 21 / 20 } else { (span * 3 / 4).max(5000) };
         let file = fs::read(&disk).unwrap();
         let there = judge(&file).unwrap_or_else(|what| panic!("round {round}: {what}"));
         midway += u32::from(there < BLOCKS && file.len() > goal.len());

@@ -50,11 +50,20 @@ pub fn sh(script: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// For every script: other tests take loop devices at the same moment, and what was
+/// just written may keep a file system busy. Both pass.
+const PRELUDE: &str = r#"again() {
+    local try
+    for try in $(seq 25); do "$@" 2>/dev/null && return; sleep 0.2; done
+    "$@"
+}
+"#;
+
 /// Runs a shell script and gives what it did, whatever that was.
 pub fn sh_output(script: &str) -> Output {
     let path = std::env::var("PATH").unwrap_or_default();
     Command::new("bash")
-        .args(["-euo", "pipefail", "-c", script])
+        .args(["-euo", "pipefail", "-c", &format!("{PRELUDE}{script}")])
         .env("PATH", format!("{path}:/usr/sbin:/sbin"))
         .env("LC_ALL", "C")
         .stdin(std::process::Stdio::null())

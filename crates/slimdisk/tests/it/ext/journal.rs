@@ -34,7 +34,7 @@ const WORKLOAD: &str = r#"
     rm -rf $mnt/old
     for i in $(seq 20); do
         { echo $i; cat $pool; } | dd of=$mnt/kept/n$i bs=1M iflag=fullblock conv=fsync status=none
-        if [ -n "$each" ]; then cp $live $crashed.$i; fi
+        if [ -n "$each" ]; then snapshot $crashed.$i; fi
     done
 "#;
 
@@ -64,10 +64,17 @@ fn crash(
         r#"live={live} crashed={crashed} mnt={mnt} pool={pool} kept={kept} each={each}
         rm -rf $live $crashed $kept; mkdir -p $mnt
         truncate -s 64M $live; mke2fs -q -F {mke2fs} $live 2>&1
-        mount -t ext4 -o loop,{mount} $live $mnt
-        trap 'exec 9>&-; umount $mnt' EXIT
+        # What a power cut leaves is the state of one moment: nothing may be written
+        # while it is copied.
+        snapshot() {{
+            local try
+            for try in $(seq 50); do cp $live $1; cmp -s $live $1 && return; done
+            return 1
+        }}
+        again mount -t ext4 -o loop,{mount} $live $mnt
+        trap 'exec 9>&-; again umount $mnt' EXIT
         {workload}
-        cp $live $crashed
+        snapshot $crashed
         cp -r $mnt/kept $kept"#,
         live = scratch.path("live").display(),
         crashed = crash.image.display(),
@@ -85,9 +92,9 @@ impl Crash {
     fn survives(&self, image: &Path) -> bool {
         let (image, mnt) = (image.display(), self.mnt.display());
         let script = format!(
-            "mount -t ext4 -o loop {image} {mnt}
+            "again mount -t ext4 -o loop {image} {mnt}
              diff -r {kept} {mnt}/kept >/dev/null && same=1 || same=
-             umount {mnt}
+             again umount {mnt}
              e2fsck -fn {image} >/dev/null && [ $same ]",
             kept = self.kept.display()
         );

@@ -49,7 +49,7 @@ pub fn mount(image: &Path, options: &str) -> Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let unmounted = sh_output(&format!("umount {}", self.dir.display()));
+        let unmounted = sh_output(&format!("again umount {}", self.dir.display()));
         let ended = self.child.wait();
         if !std::thread::panicking() {
             assert!(unmounted.status.success(), "cannot unmount");

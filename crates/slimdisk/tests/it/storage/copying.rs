@@ -87,7 +87,7 @@ fn copies_are_shared_where_the_file_system_can() {
     let scratch = Scratch::new("xfs");
     let image = scratch.path("xfs.img");
     sh(&format!("truncate -s 320M {0} && mkfs.xfs -q -m reflink=1 {0}", image.display()));
-    let mount = format!("mount -o loop {}", image.display());
+    let mount = format!("again mount -o loop {}", image.display());
     let Some(mount) = Mount::new(name, &scratch, &mount) else { return };
     for seed in 1..4 {
         assert!(copies_arrive_in(&mount.0, seed) > 0, "nothing was shared");
@@ -168,7 +168,7 @@ fn a_full_disk_in_the_middle_of_a_copy_is_disk_full() {
     let scratch = Scratch::new("full");
     let image = scratch.path("ext4.img");
     let ext4 = format!(
-        "truncate -s 16M {0} && mke2fs -q -F -t ext4 -O ^has_journal {0} && mount -o loop {0}",
+        "truncate -s 16M {0} && mke2fs -q -F -t ext4 -O ^has_journal {0} && again mount -o loop {0}",
         image.display()
     );
     for mount in ["mount -t tmpfs -o size=6m none", &ext4] {
