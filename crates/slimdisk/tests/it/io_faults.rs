@@ -214,3 +214,27 @@ fn a_run_that_is_stopped_has_won_what_it_moved() {
     let shrinks = |pair: &[usize]| pair[1] < pair[0];
     assert!(lengths.windows(2).all(shrinks), "{lengths:?}");
 }
+
+#[test]
+fn verifying_finds_a_changed_byte_and_a_lost_block() {
+    let (shape, zero, _) = shape();
+    for lose in [false, true] {
+        let storage = Arc::new(MemFile::new(shape.build(&zero)));
+        let damaged = storage.clone();
+        let (outcome, report) = run(storage, &mut |progress| {
+            if progress.phase == Phase::Truncate {
+                let file = damaged.bytes();
+                let place = read_strictly(&file).unwrap()[7].as_ref().unwrap().place;
+                let (at, bytes) = match lose {
+                    true => (0x600 + 7 * 4, vec![0xFF; 4]),
+                    false => (place + 512 + 8191, vec![!file[place + 512 + 8191]]),
+                };
+                damaged.write_at(at as u64, &bytes).unwrap();
+            }
+            ControlFlow::Continue(())
+        });
+        let error = outcome.unwrap_err();
+        assert!(error.what().contains("not the same"), "{error}");
+        assert_eq!(report.verified, None);
+    }
+}

@@ -375,6 +375,39 @@ fn verdicts_are_those_of_the_volumes_own_tools() {
     assert!(seen.iter().all(|count| *count > 300), "{seen:?}");
 }
 
+#[test]
+fn a_request_to_stop_while_volumes_are_read_is_heeded() {
+    let test = "a_request_to_stop_while_volumes_are_read_is_heeded";
+    if !have(test, &["mke2fs", "debugfs", "dumpe2fs"]) {
+        return;
+    }
+    let scratch = Scratch::new(test);
+    let volumes = [Volume::make(&scratch, 0, "-t ext2 -b 1024", 700)];
+    let disk = Disk::random(&volumes, &mut Noise::new(5));
+    for mode in [Mode::Quick, Mode::Full] {
+        let mut options = Options::default();
+        options.mode = mode;
+        for nth in 0.. {
+            let mut calls = 0;
+            // Asked but once.
+            let mut hook = |_| {
+                calls += 1;
+                match calls - 1 == nth {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            };
+            let image = image::open(Arc::new(Holey::new(disk.file.clone()))).unwrap();
+            let found = survey(&*image, &options, true, &mut hook).unwrap();
+            if calls <= nth {
+                assert!(found.is_some() && nth > 3, "{mode:?}: {nth} calls");
+                break;
+            }
+            assert!(found.is_none(), "{mode:?}: call {nth} was not heeded");
+        }
+    }
+}
+
 /// The database of a Windows dynamic disk ends the disk: where its guest sees the
 /// end, and that goes by the geometry in a machine of Virtual PC.
 #[test]
