@@ -159,6 +159,9 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
     let started = Instant::now();
     let result = HostFile::open_exclusive(path).and_then(|file| {
         let times = file.times()?;
+        // There have been file systems that told of holes where data had not been
+        // written out yet, and a hole counts as zeros.
+        file.flush()?;
         let file = Arc::new(Meter::new(file));
         report.host_bytes_before = file.inner().host_bytes()?;
         report.unguarded = file.inner().exclusion().missing().to_vec();
