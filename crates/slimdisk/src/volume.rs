@@ -11,7 +11,9 @@
 
 #![forbid(unsafe_code)]
 
+mod cluster_heap;
 mod ext;
+mod fat;
 mod ntfs;
 pub mod signature;
 
@@ -22,7 +24,7 @@ use crate::error::Result;
 use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
-pub static FILE_SYSTEMS: &[&dyn FileSystem] = &[&ntfs::Ntfs, &ext::Ext];
+pub static FILE_SYSTEMS: &[&dyn FileSystem] = &[&ntfs::Ntfs, &ext::Ext, &fat::Fat];
 
 /// What a volume is, by every signature it bears.
 #[derive(Clone)]

@@ -17,6 +17,7 @@ mod counts;
 mod crash;
 mod end_to_end;
 mod ext;
+mod fat;
 mod faults;
 mod io_faults;
 mod layering;
