@@ -463,8 +463,8 @@ const BITLOCKER: [[u8; 16]; 2] = [
     *b"\x3B\x4D\xA8\x92\x80\xDD\x0E\x4D\x9E\x4E\xB1\xE3\x28\x4E\xAE\xD8",
 ];
 
-/// What is neither read nor FAT but has the layout of FAT's boot sector: a jump, a
-/// name of eight bytes, parameters. The name at byte 3 decides (libbde; libfsrefs).
+/// What is not read but has the layout of FAT's boot sector: a jump, a name of eight
+/// bytes, parameters. The name at byte 3 decides (libbde; libfsrefs).
 fn boot_sector(view: &View<'_>) -> Option<&'static str> {
     let sector = view.head.get(..512)?;
     let s = Structure { bytes: sector };
@@ -473,7 +473,6 @@ fn boot_sector(view: &View<'_>) -> Option<&'static str> {
     }
     match &s.bytes::<8>(3) {
         b"-FVE-FS-" => Some("BitLocker"),
-        b"EXFAT   " => Some("exFAT"),
         b"ReFS\0\0\0\0" => Some("ReFS"),
         _ => None,
     }

@@ -16,6 +16,7 @@
 mod counts;
 mod crash;
 mod end_to_end;
+mod exfat;
 mod ext;
 mod fat;
 mod faults;

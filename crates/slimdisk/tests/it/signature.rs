@@ -13,7 +13,6 @@ use crate::support::{Noise, Scratch, have, sh, sh_output};
 const MADE: &[(&str, &str, u32, &str, &str)] = &[
     ("XFS", "xfs", 310, "mkfs.xfs", "mkfs.xfs -q $v"),
     ("Btrfs", "btrfs", 128, "mkfs.btrfs", "mkfs.btrfs -q $v"),
-    ("exFAT", "exfat", 64, "mkfs.exfat", "mkfs.exfat $v"),
     ("Linux swap", "swap", 64, "mkswap", "mkswap $v"),
     ("Linux swap", "swap", 64, "mkswap", "mkswap -p 16384 $v"),
     ("Linux swap", "swap", 64, "mkswap", "mkswap -p 65536 $v"),
@@ -102,7 +101,7 @@ fn lvm_physical_volumes_are_named() {
 #[test]
 fn what_is_read_bears_no_foreign_signature() {
     let test = "what_is_read_bears_no_foreign_signature";
-    if !have(test, &["mkfs.ntfs", "mke2fs", "mkfs.vfat"]) {
+    if !have(test, &["mkfs.ntfs", "mke2fs", "mkfs.vfat", "mkfs.exfat"]) {
         return;
     }
     let scratch = Scratch::new(test);
@@ -114,6 +113,7 @@ fn what_is_read_bears_no_foreign_signature() {
         "mke2fs -q -t ext4 -b 4096 -d /usr/share/doc/util-linux $v",
         "mke2fs -q -t ext4 -b 1024 -O 64bit,metadata_csum,^resize_inode,meta_bg $v",
         "mkfs.vfat -F 12 -s 32 $v",
+        "mkfs.exfat $v",
         "mkfs.vfat -F 16 $v",
         "mkfs.vfat -F 32 -s 1 -n X $v",
         "mkfs.vfat -F 32 -S 2048 -s 1 $v",
@@ -268,6 +268,7 @@ fn a_boot_sector_is_of_one_file_system() {
     assert_eq!(named(&[(510, &[0, 0])]), r#"Known("fat")"#);
     assert_eq!(named(&[(510, &[0, 0]), (82, b"TAF")]), "Nothing");
     assert_eq!(named(&[(3, b"NTFS    ")]), r#"Known("ntfs")"#);
+    assert_eq!(named(&[(3, b"EXFAT   ")]), r#"Known("exfat")"#);
     assert_eq!(named(&[(3, b"ReFS\0\0\0\0")]), r#"Foreign("ReFS")"#);
     assert_eq!(named(&[(3, b"-FVE-FS-")]), r#"Foreign("BitLocker")"#);
     assert_eq!(named(&[(424, to_go)]), r#"Foreign("BitLocker")"#);

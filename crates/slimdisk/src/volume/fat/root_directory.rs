@@ -44,12 +44,22 @@ pub(super) struct RootDirectory {
 
 impl RootDirectory {
     pub(super) fn read(volume: &dyn ReadAt, fat: &Volume) -> Result<Self> {
-        let mut root =
-            Reader { volume, fat, found: Self::default(), folders: 0, end: false };
+        let mut root = Reader {
+            volume,
+            fat,
+            found: Self::default(),
+            first_clusters: Vec::new(),
+            folders: 0,
+            end: false,
+        };
         match fat.root {
             Root::Fixed { start, size } => root.read(start..start + size)?,
             Root::Chain(first) => root.read_chain(first)?,
         }
+        // Sorted first: adding to the end of a set is quick.
+        root.first_clusters.sort_unstable();
+        root.found.first_clusters =
+            root.first_clusters.iter().map(|c| fat.heap.bytes(*c, 1)).collect();
         Ok(root.found)
     }
 }
@@ -58,6 +68,7 @@ struct Reader<'a> {
     volume: &'a dyn ReadAt,
     fat: &'a Volume,
     found: RootDirectory,
+    first_clusters: Vec<u32>,
     folders: usize,
     /// The entry that ends the directory was met.
     end: bool,
@@ -147,7 +158,7 @@ impl Reader<'_> {
                      does not exist: {RUN_CHKDSK}"
                 )));
             }
-            self.found.first_clusters.insert(heap.bytes(cluster, 1));
+            self.first_clusters.push(cluster);
         }
         if entry.attributes & FOLDER != 0 && self.folders < MAX_FOLDERS {
             self.folders += 1;
