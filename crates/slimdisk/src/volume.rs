@@ -11,7 +11,10 @@
 
 #![forbid(unsafe_code)]
 
+mod cluster_heap;
+mod exfat;
 mod ext;
+mod fat;
 mod ntfs;
 pub mod signature;
 
@@ -22,7 +25,8 @@ use crate::error::Result;
 use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
-pub static FILE_SYSTEMS: &[&dyn FileSystem] = &[&ntfs::Ntfs, &ext::Ext];
+pub static FILE_SYSTEMS: &[&dyn FileSystem] =
+    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat];
 
 /// What a volume is, by every signature it bears.
 #[derive(Clone)]

@@ -92,8 +92,8 @@ const fn row_if(
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// All that is named but not read, except what [`boot_sector`] tells apart: FAT,
-/// exFAT, `ReFS` and BitLocker share one layout with NTFS.
+/// All that is named but not read, except what [`boot_sector`] tells apart: `ReFS`
+/// and BitLocker share one layout with NTFS, FAT and exFAT.
 static ROWS: &[Row] = &[
     // luks: the header, and the second one of LUKS2 at its nine possible places.
     row(
@@ -463,11 +463,8 @@ const BITLOCKER: [[u8; 16]; 2] = [
     *b"\x3B\x4D\xA8\x92\x80\xDD\x0E\x4D\x9E\x4E\xB1\xE3\x28\x4E\xAE\xD8",
 ];
 
-/// The one file system whose boot sector this is, other than NTFS.
-///
-/// All share the layout of FAT's: a jump, a name of eight bytes, parameters. The
-/// name decides where one is prescribed; FAT prescribes none, so there the
-/// parameters do (ms FAT, section 3.1; ms exFAT, section 3.1; libfsrefs).
+/// What is not read but has the layout of FAT's boot sector: a jump, a name of eight
+/// bytes, parameters. The name at byte 3 decides (libbde; libfsrefs).
 fn boot_sector(view: &View<'_>) -> Option<&'static str> {
     let sector = view.head.get(..512)?;
     let s = Structure { bytes: sector };
@@ -475,42 +472,20 @@ fn boot_sector(view: &View<'_>) -> Option<&'static str> {
         return Some("BitLocker");
     }
     match &s.bytes::<8>(3) {
-        b"-FVE-FS-" => return Some("BitLocker"),
-        b"NTFS    " => return None,
-        b"EXFAT   " => return Some("exFAT"),
-        b"ReFS\0\0\0\0" => return Some("ReFS"),
-        _ => {}
+        b"-FVE-FS-" => Some("BitLocker"),
+        b"ReFS\0\0\0\0" => Some("ReFS"),
+        _ => None,
     }
-    // JFS and HPFS of OS/2 come with a make-believe FAT boot sector.
-    let kind = s.bytes::<8>(54);
-    if kind == *b"JFS     " || kind == *b"HPFS    " {
-        return None;
-    }
-    let ([sectors_per_cluster], [fats], [media]) =
-        (s.bytes(13), s.bytes(16), s.bytes(21));
-    let (sector_size, reserved) = (s.le16(11), s.le16(14));
-    let sound = (512..=4096).contains(&sector_size)
-        && sector_size.is_power_of_two()
-        && sectors_per_cluster.is_power_of_two()
-        && reserved > 0
-        && (1..=4).contains(&fats)
-        && (media == 0xF0 || media >= 0xF8)
-        && (s.bytes(510) == [0x55, 0xAA]
-            || kind.starts_with(b"FAT")
-            || s.bytes(82) == *b"FAT32   ");
-    if !sound {
-        return None;
-    }
-    let (short, root_entries) = (u32::from(s.le16(22)), u32::from(s.le16(17)));
-    if short == 0 {
-        return Some("FAT32");
-    }
-    let sectors = match u32::from(s.le16(19)) {
-        0 => s.le32(32),
-        sectors => sectors,
-    };
-    let root = (root_entries * 32).div_ceil(u32::from(sector_size));
-    let before = u32::from(reserved) + u32::from(fats) * short + root;
-    let clusters = sectors.saturating_sub(before) / u32::from(sectors_per_cluster);
-    Some(if clusters < 4085 { "FAT12" } else { "FAT16" })
+}
+
+/// Whether a boot sector that looks like FAT's names something else: one of those
+/// with a name of their own at byte 3, an encrypted volume, or JFS and HPFS of OS/2,
+/// which come with a make-believe FAT boot sector (ms FAT, section 3.1; ms exFAT,
+/// section 3.1; libbde, section 2; libfsrefs).
+pub(super) fn names_another_than_fat(sector: &[u8; 512]) -> bool {
+    let s = Structure { bytes: sector };
+    [160, 424].iter().any(|at| BITLOCKER.contains(&s.bytes(*at)))
+        || [*b"-FVE-FS-", *b"NTFS    ", *b"EXFAT   ", *b"ReFS\0\0\0\0"]
+            .contains(&s.bytes(3))
+        || [*b"JFS     ", *b"HPFS    "].contains(&s.bytes(54))
 }

@@ -16,7 +16,9 @@
 mod counts;
 mod crash;
 mod end_to_end;
+mod exfat;
 mod ext;
+mod fat;
 mod faults;
 mod io_faults;
 mod layering;

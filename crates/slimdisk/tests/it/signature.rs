@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use slimdisk::storage::{HostFile, Meter, ReadAt};
+use slimdisk::volume::identify;
 use slimdisk::volume::signature::{disk_membership, names};
 
 use crate::support::{Noise, Scratch, have, sh, sh_output};
@@ -12,11 +13,6 @@ use crate::support::{Noise, Scratch, have, sh, sh_output};
 const MADE: &[(&str, &str, u32, &str, &str)] = &[
     ("XFS", "xfs", 310, "mkfs.xfs", "mkfs.xfs -q $v"),
     ("Btrfs", "btrfs", 128, "mkfs.btrfs", "mkfs.btrfs -q $v"),
-    ("FAT12", "vfat", 4, "mkfs.vfat", "mkfs.vfat -F 12 $v"),
-    ("FAT16", "vfat", 64, "mkfs.vfat", "mkfs.vfat -F 16 $v"),
-    ("FAT32", "vfat", 64, "mkfs.vfat", "mkfs.vfat -F 32 $v"),
-    ("FAT32", "vfat", 64, "mkfs.vfat", "mkfs.vfat -F 32 -S 4096 -s 1 -n X $v"),
-    ("exFAT", "exfat", 64, "mkfs.exfat", "mkfs.exfat $v"),
     ("Linux swap", "swap", 64, "mkswap", "mkswap $v"),
     ("Linux swap", "swap", 64, "mkswap", "mkswap -p 16384 $v"),
     ("Linux swap", "swap", 64, "mkswap", "mkswap -p 65536 $v"),
@@ -105,7 +101,7 @@ fn lvm_physical_volumes_are_named() {
 #[test]
 fn what_is_read_bears_no_foreign_signature() {
     let test = "what_is_read_bears_no_foreign_signature";
-    if !have(test, &["mkfs.ntfs", "mke2fs"]) {
+    if !have(test, &["mkfs.ntfs", "mke2fs", "mkfs.vfat", "mkfs.exfat"]) {
         return;
     }
     let scratch = Scratch::new(test);
@@ -116,6 +112,11 @@ fn what_is_read_bears_no_foreign_signature() {
         "mke2fs -q -t ext2 -b 1024 $v",
         "mke2fs -q -t ext4 -b 4096 -d /usr/share/doc/util-linux $v",
         "mke2fs -q -t ext4 -b 1024 -O 64bit,metadata_csum,^resize_inode,meta_bg $v",
+        "mkfs.vfat -F 12 -s 32 $v",
+        "mkfs.exfat $v",
+        "mkfs.vfat -F 16 $v",
+        "mkfs.vfat -F 32 -s 1 -n X $v",
+        "mkfs.vfat -F 32 -S 2048 -s 1 $v",
     ] {
         sh(&format!(
             "v={}; rm -f $v; truncate -s 32M $v; {script} >/dev/null 2>&1",
@@ -254,23 +255,25 @@ fn a_boot_sector_is_of_one_file_system() {
         "v={}; truncate -s 64M $v; mkfs.vfat -F 32 $v >/dev/null",
         path.display()
     ));
-    let mut bytes = std::fs::read(&path).unwrap();
-    assert_eq!(names(&bytes).unwrap(), ["FAT32"]);
-    let mut other = bytes.clone();
-    other[510..512].fill(0);
-    assert_eq!(names(&other).unwrap(), ["FAT32"]);
-    other[3..11].copy_from_slice(b"NTFS    ");
-    assert_eq!(names(&other).unwrap(), [""; 0]);
-    other[3..11].copy_from_slice(b"-FVE-FS-");
-    assert_eq!(names(&other).unwrap(), ["BitLocker"]);
-    sh(&format!("mkfs.vfat -F 16 {} >/dev/null", path.display()));
-    let mut other = std::fs::read(&path).unwrap();
-    other[510..512].fill(0);
-    assert_eq!(names(&other).unwrap(), ["FAT16"]);
-    bytes[424..440].copy_from_slice(
-        b"\x3B\xD6\x67\x49\x29\x2E\xD8\x4A\x83\x99\xF6\xA3\x39\xE3\xD0\x01",
-    );
-    assert_eq!(names(&bytes).unwrap(), ["BitLocker"]);
+    let bytes = std::fs::read(&path).unwrap();
+    let named = |changes: &[(usize, &[u8])]| {
+        let mut changed = bytes.clone();
+        for (at, with) in changes {
+            changed[*at..at + with.len()].copy_from_slice(with);
+        }
+        format!("{:?}", identify(&changed).unwrap())
+    };
+    let to_go = b"\x3B\xD6\x67\x49\x29\x2E\xD8\x4A\x83\x99\xF6\xA3\x39\xE3\xD0\x01";
+    assert_eq!(named(&[]), r#"Known("fat")"#);
+    assert_eq!(named(&[(510, &[0, 0])]), r#"Known("fat")"#);
+    assert_eq!(named(&[(510, &[0, 0]), (82, b"TAF")]), "Nothing");
+    assert_eq!(named(&[(3, b"NTFS    ")]), r#"Known("ntfs")"#);
+    assert_eq!(named(&[(3, b"EXFAT   ")]), r#"Known("exfat")"#);
+    assert_eq!(named(&[(3, b"ReFS\0\0\0\0")]), r#"Foreign("ReFS")"#);
+    assert_eq!(named(&[(3, b"-FVE-FS-")]), r#"Foreign("BitLocker")"#);
+    assert_eq!(named(&[(424, to_go)]), r#"Foreign("BitLocker")"#);
+    assert_eq!(named(&[(54, b"JFS     ")]), "Nothing");
+    assert_eq!(named(&[(1080, &[0x53, 0xEF])]), r#"Ambiguous(["ext", "fat"])"#);
 }
 
 #[test]
