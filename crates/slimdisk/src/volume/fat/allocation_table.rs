@@ -166,6 +166,12 @@ impl Volume {
             }
             at += length as u64;
         }
+        if u64::from(cluster) != entries {
+            // What was not told must not count as free.
+            return Err(Error::invalid(format!(
+                "the FAT was read up to cluster {cluster} of {entries}: {RUN_CHKDSK}"
+            )));
+        }
         found.finish()
     }
 

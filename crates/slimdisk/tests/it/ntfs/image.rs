@@ -50,6 +50,11 @@ pub fn mount(image: &Path, options: &str) -> Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         let unmounted = sh_output(&format!("again umount {}", self.dir.display()));
+        if !unmounted.status.success() {
+            // Waiting for a mount that stays would be waiting for ever.
+            sh_output(&format!("umount -l {}", self.dir.display()));
+            let _ = self.child.kill();
+        }
         let ended = self.child.wait();
         if !std::thread::panicking() {
             assert!(unmounted.status.success(), "cannot unmount");
