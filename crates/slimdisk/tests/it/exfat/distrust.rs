@@ -172,7 +172,7 @@ const REASONS: &[(Spoil, &str)] = &[
 ];
 
 fn image(scratch: &Scratch) -> Vec<u8> {
-    fs::read(make(scratch, "v", "40M", "-c 1K")).unwrap()
+    fs::read(make(scratch, "v", "40003K", "-c 1K")).unwrap()
 }
 
 #[test]
@@ -204,6 +204,15 @@ fn every_reason_has_its_image() {
     boot(&mut odd, 200, &[7]);
     odd.resize(odd.len() + 9999, 0);
     assert_eq!(survey(&odd), before);
+    // Bits after the last cluster say nothing.
+    let layout = Layout::of(&sound);
+    let mut odd = sound;
+    assert!(!layout.clusters.is_multiple_of(8));
+    let at = layout.bitmap(&odd) + layout.clusters / 8;
+    odd[at] = (1 << (layout.clusters % 8)) - 1;
+    let (found, free) = survey(&odd);
+    assert_eq!(found.untrusted, None);
+    assert_eq!(free, plain_free(&odd));
 }
 
 #[test]

@@ -91,6 +91,8 @@ const REASONS: &[(Kind, Spoil, &str)] = &[
     (Fat32, |b| entry(b, 20, &[9, 0]), "which does not exist"),
     (Fat16, |b| entry(b, 26, &[9, 0]), "no folder begins in cluster 9"),
     (Fat16, |b| entry(b, 26, &[0, 0]), "no folder begins in cluster 0"),
+    (Fat16, |b| misname_folder(b), "no folder begins in cluster"),
+    (Fat32, |b| misname_folder(b), "no folder begins in cluster"),
     (Fat16, |b| entry(b, 11, &[0x50]), "impossible entry"),
     (Fat12, |b| entry(b, 0, &[1]), "impossible entry"),
     (Fat32, |b| set_all(b, 2, 2), "the root directory has no end"),
@@ -134,6 +136,12 @@ fn borderline(bytes: &mut [u8]) {
     let layout = Layout::of(bytes);
     let sectors = ((layout.data + 4085 * layout.cluster) / 512) as u16;
     put(bytes, 19, &sectors.to_le_bytes());
+}
+
+/// Lets the folder's own entry name another cluster.
+fn misname_folder(bytes: &mut [u8]) {
+    let data = Layout::of(bytes).range(file_cluster(bytes, b"D  ")).start as usize;
+    bytes[data + 26] ^= 1;
 }
 
 fn copies(bytes: &mut [u8], copy: usize) {
