@@ -21,7 +21,7 @@ pub mod signature;
 use std::fmt;
 use std::ops::Range;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
@@ -139,6 +139,32 @@ pub struct Findings {
     /// Why nothing here is free, in one sentence with what to do; `None` when the
     /// volume is trusted.
     pub untrusted: Option<String>,
+}
+
+impl Findings {
+    /// What a reading of the map comes to: an unsound structure is the reason not to
+    /// trust the volume, any other error ends the survey.
+    fn conclude(mut self, read: Result<()>) -> Result<Self> {
+        match read {
+            Err(error) if error.kind() == Kind::InvalidImage => {
+                self.untrusted = Some(error.to_string());
+            }
+            other => other?,
+        }
+        Ok(self)
+    }
+}
+
+/// Checks that a file system of `length` bytes lies inside its volume.
+fn check_length(length: u64, volume: &dyn ReadAt) -> Result<()> {
+    if length <= volume.len() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the file system has {length} bytes but its volume only {}: the volume was cut off, \
+         or the partition table is wrong",
+        volume.len()
+    )))
 }
 
 #[cfg(test)]

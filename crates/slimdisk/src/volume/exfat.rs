@@ -24,8 +24,8 @@ use self::boot::Volume;
 use self::chain::Chain;
 use self::root_directory::{Located, RootDirectory};
 use super::cluster_heap::{FIRST, FreeClusters, Occupied};
-use super::{Allowances, FileSystem, Findings, FreeSink};
-use crate::error::{Error, Kind, Result};
+use super::{Allowances, FileSystem, Findings, FreeSink, check_length};
+use crate::error::{Error, Result};
 use crate::storage::ReadAt;
 
 /// What to do about damage and about volumes that were not closed; Linux does not
@@ -60,14 +60,8 @@ impl FileSystem for Exfat {
     ) -> Result<Findings> {
         let mut findings =
             Findings { filesystem: self.name().into(), ..Findings::default() };
-        match read_free_map(volume, &mut findings, free) {
-            Ok(()) => Ok(findings),
-            Err(error) if error.kind() == Kind::InvalidImage => {
-                findings.untrusted = Some(error.to_string());
-                Ok(findings)
-            }
-            Err(error) => Err(error),
-        }
+        let read = read_free_map(volume, &mut findings, free);
+        findings.conclude(read)
     }
 }
 
@@ -79,14 +73,7 @@ fn read_free_map(
     let exfat = Volume::read(volume)?;
     findings.unit = exfat.heap.cluster_size;
     findings.length = exfat.length.min(volume.len());
-    if exfat.length > volume.len() {
-        return Err(Error::invalid(format!(
-            "the file system has {} bytes but its volume only {}: the volume was cut off, \
-             or the partition table is wrong",
-            exfat.length,
-            volume.len()
-        )));
-    }
+    check_length(exfat.length, volume)?;
     exfat.check_flags()?;
     exfat.check_boot_region(volume)?;
     let root = RootDirectory::read(volume, &exfat)?;

@@ -28,8 +28,8 @@ use self::journal::Journal;
 use self::on_disk::{RawMmp, RawSuperblock};
 use self::overlay::Overlay;
 use self::superblock::Superblock;
-use super::{Allowances, FileSystem, Findings, FreeSink};
-use crate::error::{Error, Kind, Result};
+use super::{Allowances, FileSystem, Findings, FreeSink, check_length};
+use crate::error::{Error, Result};
 use crate::ranges::Ranges;
 use crate::storage::{ReadAt, read_struct};
 
@@ -71,14 +71,8 @@ impl FileSystem for Ext {
             label: raw.label(),
             ..Findings::default()
         };
-        match read_free_map(volume, &raw, &mut findings, free) {
-            Ok(()) => Ok(findings),
-            Err(error) if error.kind() == Kind::InvalidImage => {
-                findings.untrusted = Some(error.to_string());
-                Ok(findings)
-            }
-            Err(error) => Err(error),
-        }
+        let read = read_free_map(volume, &raw, &mut findings, free);
+        findings.conclude(read)
     }
 }
 
@@ -91,7 +85,7 @@ fn read_free_map(
     let fs = Superblock::new(raw)?;
     describe(&fs, findings);
     fs.check_state()?;
-    check_length(&fs, volume)?;
+    check_length(fs.byte(fs.blocks), volume)?;
 
     let mut journal_blocks = Ranges::new();
     let mut overlay = Overlay::new(volume, &fs, Vec::new());
@@ -108,7 +102,7 @@ fn read_free_map(
     }
     let fs = if fs.needs_recovery() {
         let replayed = after_replay(&fs, &overlay)?;
-        check_length(&replayed, volume)?;
+        check_length(replayed.byte(replayed.blocks), volume)?;
         describe(&replayed, findings);
         replayed
     } else {
@@ -139,18 +133,6 @@ fn read_free_map(
 fn describe(fs: &Superblock, findings: &mut Findings) {
     findings.length = fs.byte(fs.blocks);
     findings.unit = u64::from(fs.block_size) * u64::from(fs.cluster_ratio);
-}
-
-fn check_length(fs: &Superblock, volume: &dyn ReadAt) -> Result<()> {
-    if fs.byte(fs.blocks) <= volume.len() {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "the file system has {} bytes but its volume only {}: the volume was cut off, \
-         or the partition table is wrong",
-        fs.byte(fs.blocks),
-        volume.len()
-    )))
 }
 
 /// The superblock as the replay leaves it.

@@ -26,8 +26,8 @@ mod root_directory;
 
 use self::boot::Volume;
 use self::root_directory::RootDirectory;
-use super::{Allowances, FileSystem, Findings, FreeSink};
-use crate::error::{Error, Kind, Result};
+use super::{Allowances, FileSystem, Findings, FreeSink, check_length};
+use crate::error::Result;
 use crate::storage::ReadAt;
 
 /// What to do about damage and about volumes that were not closed; Linux does not
@@ -54,14 +54,8 @@ impl FileSystem for Fat {
     ) -> Result<Findings> {
         let mut findings =
             Findings { filesystem: self.name().into(), ..Findings::default() };
-        match read_free_map(volume, &mut findings, free) {
-            Ok(()) => Ok(findings),
-            Err(error) if error.kind() == Kind::InvalidImage => {
-                findings.untrusted = Some(error.to_string());
-                Ok(findings)
-            }
-            Err(error) => Err(error),
-        }
+        let read = read_free_map(volume, &mut findings, free);
+        findings.conclude(read)
     }
 }
 
@@ -75,14 +69,7 @@ fn read_free_map(
     findings.label.clone_from(&fat.label);
     findings.unit = fat.heap.cluster_size;
     findings.length = fat.length.min(volume.len());
-    if fat.length > volume.len() {
-        return Err(Error::invalid(format!(
-            "the file system has {} bytes but its volume only {}: the volume was cut off, \
-             or the partition table is wrong",
-            fat.length,
-            volume.len()
-        )));
-    }
+    check_length(fat.length, volume)?;
     fat.check_state()?;
     fat.compare_backup(volume)?;
     fat.check_head(volume)?;
