@@ -112,7 +112,7 @@ pub trait FileSystem: Sync {
     /// Free ranges go to `free` as they are found; they count only if the
     /// returned [`Findings`] are trusted. An unsound or unknown structure is a
     /// reason in `Findings::untrusted` or an error of
-    /// [`Kind::InvalidImage`](crate::Kind::InvalidImage), which the caller turns
+    /// [`Kind::InvalidImage`], which the caller turns
     /// into such a reason; any other error ends the survey of the whole disk.
     fn survey(
         &self,
