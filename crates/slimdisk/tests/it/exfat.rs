@@ -7,19 +7,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use slimdisk::storage::{HostFile, Meter, ReadAt};
-use slimdisk::volume::{FILE_SYSTEMS, FileSystem, Findings};
+use slimdisk::volume::Findings;
 
-use crate::fat::{ddrescue_free, make_tree, scribble, survey_as};
+use crate::free_map::{ddrescue_free, make_tree, push, scribble, survey_as};
 use crate::support::{Scratch, have, sh};
 
 const TOOLS: &[&str] = &["mkfs.exfat", "fsck.exfat", "mount.exfat-fuse", "losetup"];
 
-fn exfat() -> &'static dyn FileSystem {
-    *FILE_SYSTEMS.iter().find(|fs| fs.name() == "exfat").unwrap()
-}
-
 fn survey(volume: &dyn ReadAt) -> (Findings, Vec<Range<u64>>) {
-    survey_as(exfat(), volume)
+    survey_as("exfat", volume)
 }
 
 fn le(bytes: &[u8], at: usize, n: usize) -> usize {
@@ -72,10 +68,7 @@ fn plain_free(bytes: &[u8]) -> Vec<Range<u64>> {
         }
         let start = layout.at(index + 2) as u64;
         let range = start..start + layout.cluster as u64;
-        match free.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => free.push(range),
-        }
+        push(&mut free, range);
     }
     free
 }

@@ -14,34 +14,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use slimdisk::storage::{HostFile, ReadAt};
-use slimdisk::volume::{Allowances, FILE_SYSTEMS, FileSystem, Findings};
+use slimdisk::volume::Findings;
 
+use crate::free_map::{push, scribble_file, survey_as};
 use crate::support::{Noise, sh};
 
 const TOOLS: &[&str] = &["mke2fs", "dumpe2fs", "debugfs", "e2fsck"];
 
-fn ext() -> &'static dyn FileSystem {
-    *FILE_SYSTEMS.iter().find(|fs| fs.name() == "ext").unwrap()
-}
-
-/// What the reader says of `volume`, with the contract of the sink checked.
 fn survey(volume: &dyn ReadAt) -> (Findings, Vec<Range<u64>>) {
-    let mut free: Vec<Range<u64>> = Vec::new();
-    let found = ext()
-        .survey(volume, &Allowances::default(), &mut |range| {
-            assert!(range.start < range.end, "{range:?}");
-            if let Some(last) = free.last() {
-                assert!(last.end < range.start, "{last:?} then {range:?}");
-            }
-            free.push(range);
-        })
-        .unwrap();
-    if found.untrusted.is_none() {
-        assert_eq!(found.free_bytes, free.iter().map(|r| r.end - r.start).sum::<u64>());
-        assert!(free.last().is_none_or(|r| r.end <= found.length));
-        assert!(found.length <= volume.len());
-    }
-    (found, free)
+    survey_as("ext", volume)
 }
 
 fn survey_file(image: &Path) -> (Findings, Vec<Range<u64>>) {
@@ -77,10 +58,7 @@ pub fn dumpe2fs_free(image: &Path) -> Vec<Range<u64>> {
             let (first, last): (u64, u64) =
                 (first.parse().unwrap(), last.parse().unwrap());
             let range = first * block..(last + ratio).min(blocks) * block;
-            match free.last_mut() {
-                Some(before) if before.end == range.start => before.end = range.end,
-                _ => free.push(range),
-            }
+            push(&mut free, range);
         }
     }
     free
@@ -96,24 +74,10 @@ fn replayed_free(image: &Path) -> Vec<Range<u64>> {
     free
 }
 
-/// Overwrites `ranges` of the file with noise.
-fn scribble(image: &Path, ranges: &[Range<u64>]) {
-    let file = File::options().write(true).open(image).unwrap();
-    let noise = Noise::new(7).bytes(1 << 20);
-    for range in ranges {
-        let mut at = range.start;
-        while at < range.end {
-            let len = (range.end - at).min(noise.len() as u64);
-            file.write_all_at(&noise[..len as usize], at).unwrap();
-            at += len;
-        }
-    }
-}
-
 fn scribbled_copy(image: &Path, ranges: &[Range<u64>]) -> PathBuf {
     let copy = image.with_extension("scribbled");
     fs::copy(image, &copy).unwrap();
-    scribble(&copy, ranges);
+    scribble_file(&copy, ranges);
     copy
 }
 

@@ -4,46 +4,19 @@
 mod distrust;
 mod maps;
 
-use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use slimdisk::storage::ReadAt;
-use slimdisk::volume::{Allowances, FILE_SYSTEMS, FileSystem, Findings};
+use slimdisk::volume::Findings;
 
-use crate::support::{Noise, Scratch, sh};
+use crate::free_map::{make_tree, push, survey_as};
+use crate::support::{Scratch, sh};
 
 const TOOLS: &[&str] = &["mkfs.fat", "fsck.fat", "mcopy", "mdel", "mmd"];
 
-fn fat() -> &'static dyn FileSystem {
-    *FILE_SYSTEMS.iter().find(|fs| fs.name() == "fat").unwrap()
-}
-
-/// What `reader` says of `volume`, with the contract of the sink checked.
-pub fn survey_as(
-    reader: &dyn FileSystem,
-    volume: &dyn ReadAt,
-) -> (Findings, Vec<Range<u64>>) {
-    let mut free: Vec<Range<u64>> = Vec::new();
-    let found = reader
-        .survey(volume, &Allowances::default(), &mut |range| {
-            assert!(range.start < range.end, "{range:?}");
-            if let Some(last) = free.last() {
-                assert!(last.end < range.start, "{last:?} then {range:?}");
-            }
-            free.push(range);
-        })
-        .unwrap();
-    if found.untrusted.is_none() {
-        assert_eq!(found.free_bytes, free.iter().map(|r| r.end - r.start).sum::<u64>());
-        assert!(free.last().is_none_or(|r| r.end <= found.length));
-        assert!(found.length <= volume.len());
-    }
-    (found, free)
-}
-
 fn survey(volume: &dyn ReadAt) -> (Findings, Vec<Range<u64>>) {
-    survey_as(fat(), volume)
+    survey_as("fat", volume)
 }
 
 /// Where things lie, read once more in the plainest way.
@@ -128,32 +101,9 @@ fn plain_free(bytes: &[u8]) -> Vec<Range<u64>> {
         if layout.entry(bytes, 0, cluster) != 0 {
             continue;
         }
-        let range = layout.range(cluster);
-        match free.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => free.push(range),
-        }
+        push(&mut free, layout.range(cluster));
     }
     free
-}
-
-/// A tree of files, some of them in folders, of which `old*` is to be deleted and
-/// `late*` to be added after that; less than 1 MiB.
-pub fn make_tree(dir: &Path) {
-    let mut noise = Noise::new(3);
-    fs::create_dir_all(dir.join("first/d/e")).unwrap();
-    fs::create_dir_all(dir.join("late")).unwrap();
-    for number in 0..42 {
-        let len = [37, 4096, 60_000, 20_000, 0, 512, 30_001][number % 7];
-        let folder = ["", "d/", "d/e/"][number % 3];
-        let name = if number % 2 == 0 { "old" } else { "new file " };
-        let path = dir.join(format!("first/{folder}{name}{number}"));
-        fs::write(path, noise.bytes(len)).unwrap();
-    }
-    for number in 0..3 {
-        let path = dir.join(format!("late/late{number}"));
-        fs::write(path, noise.bytes(45_000)).unwrap();
-    }
 }
 
 /// Makes a volume with the tree in it, half of it deleted and something added.
@@ -173,30 +123,4 @@ fn make(scratch: &Scratch, name: &str, size: &str, options: &str) -> PathBuf {
         scratch.path("tree").display()
     ));
     image
-}
-
-/// Overwrites `ranges` with noise.
-pub fn scribble(bytes: &mut [u8], ranges: &[Range<u64>]) {
-    let noise = Noise::new(7).bytes(1 << 20);
-    for range in ranges {
-        let (mut at, end) = (range.start as usize, range.end as usize);
-        while at < end {
-            let len = (end - at).min(noise.len());
-            bytes[at..at + len].copy_from_slice(&noise[..len]);
-            at += len;
-        }
-    }
-}
-
-/// The free ranges of a map in the format of ddrescue, as partclone draws it.
-pub fn ddrescue_free(map: &str) -> Vec<Range<u64>> {
-    let mut free = Vec::new();
-    for line in map.lines() {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        if let [start, len, "?"] = fields[..] {
-            let number = |hex: &str| u64::from_str_radix(&hex[2..], 16).unwrap();
-            free.push(number(start)..number(start) + number(len));
-        }
-    }
-    free
 }

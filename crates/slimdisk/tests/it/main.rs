@@ -20,6 +20,7 @@ mod exfat;
 mod ext;
 mod fat;
 mod faults;
+mod free_map;
 mod io_faults;
 mod layering;
 mod modes;

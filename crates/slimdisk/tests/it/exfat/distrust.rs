@@ -2,19 +2,10 @@
 //! bytes at random, which may give any reason but a panic or a long wait.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
-use slimdisk::storage::{Meter, Section};
-
-use super::{Layout, TOOLS, exfat, le, make, plain_free, survey};
-use crate::support::{Noise, Scratch, have};
-
-/// How an image is spoilt.
-type Spoil = fn(&mut Vec<u8>);
-
-fn put(bytes: &mut [u8], at: usize, with: &[u8]) {
-    bytes[at..at + with.len()].copy_from_slice(with);
-}
+use super::{Layout, TOOLS, le, make, plain_free, survey};
+use crate::free_map::{Damage, Spoil, assert_noise_is_nothing, assert_reasons, put};
+use crate::support::{Scratch, have};
 
 /// Changes the boot sector and puts the checksum right.
 fn boot(bytes: &mut [u8], at: usize, with: &[u8]) {
@@ -185,17 +176,7 @@ fn every_reason_has_its_image() {
     let sound = image(&scratch);
     assert_eq!(Layout::of(&sound).sector, 512);
     let before = survey(&sound);
-    assert_eq!(before.0.untrusted, None);
-    let mut missed = Vec::new();
-    for (number, (spoil, expected)) in REASONS.iter().enumerate() {
-        let mut bytes = sound.clone();
-        spoil(&mut bytes);
-        let reason = survey(&bytes).0.untrusted;
-        if !reason.as_ref().is_some_and(|reason| reason.contains(expected)) {
-            missed.push(format!("{number}: {reason:?}, not {expected}"));
-        }
-    }
-    assert!(missed.is_empty(), "{}", missed.join("\n"));
+    assert_reasons("exfat", &sound, REASONS.iter().copied());
     // What is no reason: `ClearToZero`, `PercentInUse`, a changed boot code with its
     // checksum, a volume that is longer.
     let mut odd = sound.clone();
@@ -222,7 +203,7 @@ fn damage_frees_nothing() {
         return;
     }
     let scratch = Scratch::new(test);
-    let mut bytes = image(&scratch);
+    let bytes = image(&scratch);
     let before = plain_free(&bytes);
     let layout = Layout::of(&bytes);
     let areas = [
@@ -231,57 +212,26 @@ fn damage_frees_nothing() {
         layout.root..layout.root + 0x60,
         layout.root..layout.root + layout.cluster,
     ];
-    let mut noise = Noise::new(77);
-    let (mut refused, mut slowest) = (0, Duration::ZERO);
-    for round in 0..1500 {
-        let mut undo = Vec::new();
-        let sums = round % 4 == 0;
-        for _ in 0..=noise.below(3) {
-            let area = areas[if sums { 0 } else { noise.below(4) as usize }].clone();
-            let at = area.start + noise.below(area.len() as u64) as usize;
-            undo.push((at, bytes[at]));
-            bytes[at] = match noise.below(4) {
-                0 => 0,
-                1 => 0xFF,
-                2 => bytes[at] ^ 1 << noise.below(8),
-                _ => noise.next() as u8,
-            };
-        }
-        if sums {
-            boot(&mut bytes, 0, &[0xEB]);
-        }
-        let start = Instant::now();
-        let volume = Meter::new(Section::new(&bytes, 0..bytes.len() as u64));
-        let (found, free) = survey(&volume);
-        slowest = slowest.max(start.elapsed());
-        let read = volume.counts().bytes_read;
-        assert!(read < 2 * bytes.len() as u64, "round {round}: {read} bytes read");
-        match found.untrusted {
-            Some(_) => refused += 1,
-            // A boot region whose checksum holds is that of another volume.
-            None if sums => {}
-            None => assert_eq!(free, before, "round {round}: {undo:?}"),
-        }
-        for (at, byte) in undo.into_iter().rev() {
-            bytes[at] = byte;
-        }
-        boot(&mut bytes, 0, &[0xEB]);
-    }
+    let damage = Damage {
+        name: "exfat",
+        areas: &areas,
+        rounds: 2000,
+        seed: 77,
+        readings: 2,
+        mend: &|bytes| boot(bytes, 0, &[0xEB]),
+    };
+    let refused = damage.run(&bytes, |area, free| {
+        // A boot region whose checksum holds is that of another volume.
+        assert!(area == 0 || free == before, "area {area}: {free:?}");
+    });
     assert!(refused > 500, "only {refused} were refused");
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }
 
 #[test]
 fn any_bytes_at_all() {
-    let mut noise = Noise::new(5);
-    for length in [0usize, 1, 511, 512, 4096, 100_000] {
-        let mut bytes = noise.bytes(length);
-        assert!(!exfat().probe(&bytes).unwrap());
-        assert!(survey(&bytes).0.untrusted.is_some());
-        if length >= 512 {
-            put(&mut bytes, 3, b"EXFAT   ");
-            assert!(exfat().probe(&bytes).unwrap());
-            assert!(survey(&bytes).0.untrusted.is_some());
+    assert_noise_is_nothing("exfat", |bytes| {
+        if bytes.len() >= 512 {
+            put(bytes, 3, b"EXFAT   ");
         }
-    }
+    });
 }

@@ -2,15 +2,10 @@
 //! bytes at random, which may give any reason but a panic or a long wait.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
-use slimdisk::storage::{Meter, Section};
-
-use super::{Layout, TOOLS, fat, make, plain_free, survey};
-use crate::support::{Noise, Scratch, have};
-
-/// How an image is spoilt.
-type Spoil = fn(&mut Vec<u8>);
+use super::{Layout, TOOLS, make, plain_free, survey};
+use crate::free_map::{Damage, Spoil, assert_noise_is_nothing, assert_reasons, put};
+use crate::support::{Scratch, have};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
@@ -19,10 +14,6 @@ enum Kind {
     Fat32,
 }
 use Kind::{Fat12, Fat16, Fat32};
-
-fn put(bytes: &mut [u8], at: usize, with: &[u8]) {
-    bytes[at..at + with.len()].copy_from_slice(with);
-}
 
 /// Writes to both boot sectors of a FAT32.
 fn put_32(bytes: &mut [u8], at: usize, with: &[u8]) {
@@ -174,20 +165,10 @@ fn every_reason_has_its_image() {
     }
     let scratch = Scratch::new(test);
     let images = images(&scratch);
-    for (_, bytes) in &images {
-        assert_eq!(survey(bytes).0.untrusted, None);
+    for (kind, bytes) in &images {
+        let own = REASONS.iter().filter(|(of, ..)| of == kind);
+        assert_reasons("fat", bytes, own.map(|(_, spoil, expected)| (*spoil, *expected)));
     }
-    let mut missed = Vec::new();
-    for (number, (kind, spoil, expected)) in REASONS.iter().enumerate() {
-        let (_, sound) = images.iter().find(|(k, _)| k == kind).unwrap();
-        let mut bytes = sound.clone();
-        spoil(&mut bytes);
-        let reason = survey(&bytes).0.untrusted;
-        if !reason.as_ref().is_some_and(|reason| reason.contains(expected)) {
-            missed.push(format!("{number}: {reason:?}, not {expected}"));
-        }
-    }
-    assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
 #[test]
@@ -248,64 +229,35 @@ fn damage_frees_nothing() {
         return;
     }
     let scratch = Scratch::new(test);
-    for (number, (_, mut bytes)) in (0..).zip(images(&scratch)) {
+    for (number, (_, bytes)) in (0..).zip(images(&scratch)) {
         let before = plain_free(&bytes);
         let layout = Layout::of(&bytes);
-        let mut noise = Noise::new(number + 40);
         let root = root_entry(&bytes, b"D  ") & !511;
         let areas =
             [0..64, layout.fat..layout.fat + 600, layout.fat..root, root..root + 512];
-        let (mut refused, mut slowest) = (0, Duration::ZERO);
-        for round in 0..600 {
-            let mut undo = Vec::new();
-            let boot = round % 4 == 0;
-            for _ in 0..=noise.below(3) {
-                let area =
-                    areas[if boot { 0 } else { 1 + noise.below(3) as usize }].clone();
-                let at = area.start + noise.below(area.len() as u64) as usize;
-                undo.push((at, bytes[at]));
-                bytes[at] = match noise.below(4) {
-                    0 => 0,
-                    1 => 0xFF,
-                    2 => bytes[at] ^ 1 << noise.below(8),
-                    _ => noise.next() as u8,
-                };
-            }
-            let start = Instant::now();
-            let volume = Meter::new(Section::new(&bytes, 0..bytes.len() as u64));
-            let (found, free) = survey(&volume);
-            slowest = slowest.max(start.elapsed());
-            let read = volume.counts().bytes_read;
-            assert!(read < 4 * bytes.len() as u64, "round {round}: {read} bytes read");
-            match found.untrusted {
-                Some(_) => refused += 1,
-                // A boot sector that was changed soundly is another volume.
-                None if boot => {}
-                None => assert_eq!(free, before, "round {round}: {undo:?}"),
-            }
-            for (at, byte) in undo.into_iter().rev() {
-                bytes[at] = byte;
-            }
-        }
+        let damage = Damage {
+            name: "fat",
+            areas: &areas,
+            rounds: 600,
+            seed: number + 40,
+            readings: 4,
+            mend: &|_| (),
+        };
+        let refused = damage.run(&bytes, |area, free| {
+            // A boot sector that was changed soundly is another volume.
+            assert!(area == 0 || free == before, "area {area}: {free:?}");
+        });
         assert!(refused > 150, "only {refused} were refused");
-        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     }
 }
 
 #[test]
 fn any_bytes_at_all() {
-    let mut noise = Noise::new(5);
-    for length in [0usize, 1, 511, 512, 4096, 100_000] {
-        let mut bytes = noise.bytes(length);
-        assert!(!fat().probe(&bytes).unwrap());
-        assert!(survey(&bytes).0.untrusted.is_some());
-        if length >= 512 {
-            put(&mut bytes, 0, b"\xEB\x3C\x90MSDOS5.0\0\x02\x04\x01\0\x02\0\x02");
-            put(&mut bytes, 21, &[0xF8]);
-            put(&mut bytes, 510, &[0x55, 0xAA]);
-            assert!(fat().probe(&bytes).unwrap());
-            assert!(survey(&bytes).0.untrusted.is_some());
-            assert!(survey(&Section::new(&bytes, 0..512)).0.untrusted.is_some());
+    assert_noise_is_nothing("fat", |bytes| {
+        if bytes.len() >= 512 {
+            put(bytes, 0, b"\xEB\x3C\x90MSDOS5.0\0\x02\x04\x01\0\x02\0\x02");
+            put(bytes, 21, &[0xF8]);
+            put(bytes, 510, &[0x55, 0xAA]);
         }
-    }
+    });
 }

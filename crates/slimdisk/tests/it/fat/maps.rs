@@ -5,7 +5,8 @@ use std::fs;
 
 use slimdisk::storage::{HostFile, Meter, Section};
 
-use super::{Layout, TOOLS, make, plain_free, scribble, survey};
+use super::{Layout, TOOLS, make, plain_free, survey};
+use crate::free_map::{ddrescue_free, scribble};
 use crate::support::{Scratch, have, samples, sh, skip};
 
 /// A name, the size, options for `mkfs.fat`, and what the file system is called.
@@ -86,7 +87,7 @@ fn partclone_agrees() {
             image.display()
         ));
         let map = fs::read_to_string(image.with_extension("map")).unwrap();
-        let free = crate::fat::ddrescue_free(&map);
+        let free = ddrescue_free(&map);
         assert_eq!(survey(&fs::read(&image).unwrap()).1, free, "{options}");
     }
 }
