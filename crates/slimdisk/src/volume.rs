@@ -17,6 +17,7 @@ mod ext;
 mod fat;
 mod ntfs;
 pub mod signature;
+mod swap;
 
 use std::fmt;
 use std::ops::Range;
@@ -26,7 +27,7 @@ use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
 pub static FILE_SYSTEMS: &[&dyn FileSystem] =
-    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat];
+    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat, &swap::Swap];
 
 /// What a volume is, by every signature it bears.
 #[derive(Clone)]
@@ -90,6 +91,10 @@ pub struct Allowances {
     /// Volume Shadow Copies of an NTFS volume may be damaged: their old data lies
     /// in clusters that the volume calls free.
     pub discard_shadow_copies: bool,
+    /// What is in swap areas and page files is given up, as if it were free: no system
+    /// that goes on with it is asleep. Whoever sets this has seen that every volume of
+    /// the disk is trusted.
+    pub drop_swap: bool,
 }
 
 /// Receives free ranges, in bytes from the start of the volume.
@@ -136,6 +141,12 @@ pub struct Findings {
     pub unit: u64,
     /// Bytes sent to the sink.
     pub free_bytes: u64,
+    /// Bytes of swap areas and page files: what [`Allowances::drop_swap`] adds to the
+    /// free ones.
+    pub swap_bytes: u64,
+    /// Whether a sleeping system will go on with this volume, and maybe with others of
+    /// the disk: then none of them is to be believed.
+    pub hibernated: bool,
     /// Why nothing here is free, in one sentence with what to do; `None` when the
     /// volume is trusted.
     pub untrusted: Option<String>,
@@ -210,7 +221,7 @@ mod tests {
             (2000, &[1u8][..]),
             (2001, &[1u8][..]),
             (0, b"LUKS\xBA\xBE"),
-            (4086, b"SWAPSPACE2"),
+            (4086, b"SWAP-SPACE"),
         );
         assert_eq!(identity(&[]), "Nothing");
         assert_eq!(identity(&[a]), r#"Known("a")"#);
@@ -218,6 +229,9 @@ mod tests {
         assert_eq!(identity(&[a, b]), r#"Ambiguous(["a", "b"])"#);
         assert_eq!(identity(&[luks]), r#"Foreign("LUKS")"#);
         assert_eq!(identity(&[a, luks]), r#"Ambiguous(["a", "LUKS"])"#);
-        assert_eq!(identity(&[swap, luks]), r#"Ambiguous(["LUKS", "Linux swap"])"#);
+        assert_eq!(
+            identity(&[swap, luks]),
+            r#"Ambiguous(["LUKS", "Linux swap of an old kind"])"#
+        );
     }
 }

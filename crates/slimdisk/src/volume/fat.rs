@@ -27,7 +27,7 @@ mod root_directory;
 use self::boot::Volume;
 use self::root_directory::RootDirectory;
 use super::{Allowances, FileSystem, Findings, FreeSink, check_length};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::storage::ReadAt;
 
 /// What to do about damage and about volumes that were not closed; Linux does not
@@ -76,6 +76,13 @@ fn read_free_map(
     let root = RootDirectory::read(volume, &fat)?;
     if root.label.is_some() {
         findings.label = root.label;
+    }
+    if root.hibernated {
+        findings.hibernated = true;
+        return Err(Error::invalid(
+            "the volume belongs to a hibernated Windows (hiberfil.sys): start Windows and \
+             shut it down fully",
+        ));
     }
     let occupied = [
         ("the root directory", root.own),

@@ -23,6 +23,7 @@ mod index;
 mod layout;
 mod logfile;
 mod mft;
+mod page_file;
 mod record;
 mod runs;
 mod shadow;
@@ -32,6 +33,7 @@ use self::boot::Geometry;
 use self::file::{Content, File};
 use self::layout::{DATA, VOLUME_INFORMATION, VOLUME_NAME, VolumeInformation};
 use self::mft::{Disk, Mft};
+use self::page_file::PageFiles;
 use self::system::SystemFiles;
 use super::{Allowances, FileSystem, Findings, FreeSink};
 use crate::error::{Error, Kind, Result};
@@ -117,7 +119,7 @@ fn examine(
         return Ok(Some(reason));
     }
     // A volume in use may well be damaged too: the state is the better advice.
-    match unfit(&mft, &state, allow) {
+    match unfit(&mft, &state, allow, &mut findings.hibernated) {
         Ok(None) => {}
         Ok(reason) => return Ok(reason),
         Err(error) if error.kind() == Kind::InvalidImage => {
@@ -127,17 +129,25 @@ fn examine(
     }
     let files = SystemFiles::read(&mft)?;
     files.compare_mirror(&mft)?;
-    let occupied = files.clusters()?;
+    let page_files = PageFiles::find(&mft, files.get(system::ROOT)?)?;
+    let occupied = files.clusters(&page_files)?;
+    findings.swap_bytes = page_files.count() * findings.unit;
+    let dropped = if allow.drop_swap { &*page_files.clusters } else { &[] };
     let bitmap = files
         .get(system::BITMAP)?
         .stream(DATA, b"")
         .ok_or_else(|| Error::invalid("$Bitmap has no data"))?;
-    findings.free_bytes = bitmap::free_ranges(&disk, bitmap, &occupied, free)?;
+    findings.free_bytes = bitmap::free_ranges(&disk, bitmap, &occupied, dropped, free)?;
     Ok(None)
 }
 
 /// Why the volume, sound or not, cannot be trusted; the most telling reason first.
-fn unfit(mft: &Mft<'_>, state: &State, allow: Allowances) -> Result<Option<String>> {
+fn unfit(
+    mft: &Mft<'_>,
+    state: &State,
+    allow: Allowances,
+    hibernated: &mut bool,
+) -> Result<Option<String>> {
     let log = mft.file(system::LOG_FILE)?;
     let log =
         log.stream(DATA, b"").ok_or_else(|| Error::invalid("$LogFile has no data"))?;
@@ -147,7 +157,10 @@ fn unfit(mft: &Mft<'_>, state: &State, allow: Allowances) -> Result<Option<Strin
         Ok((root, sleeping))
     });
     let root = match root {
-        Ok((_, Some(sleeping))) => return Ok(Some(sleeping)),
+        Ok((_, Some(sleeping))) => {
+            *hibernated = true;
+            return Ok(Some(sleeping));
+        }
         Ok((root, None)) => root,
         // What was not closed may well look damaged: closing it comes first.
         Err(error) if error.kind() == Kind::InvalidImage && open.is_some() => {

@@ -89,6 +89,9 @@ const fn row_if(
     Row { name, marks, also }
 }
 
+/// A sleeping Linux, which will go on with the volumes of the disk.
+pub const HIBERNATION: &str = "Linux hibernation image";
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -226,13 +229,12 @@ static ROWS: &[Row] = &[
     row("VMware VMFS", &[mark(2 * MIB, 0, b"\x5E\xF1\xAB\x2F")]),
     // kernel swap.h: at the end of the first page, of 4 to 64 KiB; also what
     // hibernation puts in its place (blkid swap.c).
-    row("Linux swap", &SWAP[0]),
-    row("Linux swap", &SWAP[1]),
-    row("Linux hibernation image", &SWAP[2]),
-    row("Linux hibernation image", &SWAP[3]),
-    row("Linux hibernation image", &SWAP[4]),
-    row("Linux hibernation image", &SWAP[5]),
-    row("Linux hibernation image", &[mark(0, 0, b"\xED\xC3\x02\xE9\x98\x56\xE5\x0C")]),
+    row("Linux swap of an old kind", &SWAP[0]),
+    row(HIBERNATION, &SWAP[1]),
+    row(HIBERNATION, &SWAP[2]),
+    row(HIBERNATION, &SWAP[3]),
+    row(HIBERNATION, &SWAP[4]),
+    row(HIBERNATION, &[mark(0, 0, b"\xED\xC3\x02\xE9\x98\x56\xE5\x0C")]),
     // File systems.
     row("XFS", &[mark(0, 0, b"XFSB")]),
     row("Btrfs", &[mark(64 * KIB, 64, b"_BHRfS_M")]),
@@ -299,8 +301,7 @@ static ROWS: &[Row] = &[
     row("BeFS", &[mark(512, 32, b"1SFB"), mark(0, 32, b"1SFB"), mark(0, 32, b"BFS1")]),
 ];
 
-static SWAP: [[Mark; 5]; 6] = [
-    at_page_end(b"SWAPSPACE2"),
+static SWAP: [[Mark; 5]; 5] = [
     at_page_end(b"SWAP-SPACE"),
     at_page_end(b"S1SUSPEND"),
     at_page_end(b"S2SUSPEND"),

@@ -5,5 +5,6 @@ mod hostile;
 pub mod image;
 mod log;
 mod maps;
+mod page_files;
 mod untrusted;
 mod windows;

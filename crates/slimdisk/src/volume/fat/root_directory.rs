@@ -40,6 +40,8 @@ pub(super) struct RootDirectory {
     pub(super) own: Ranges,
     /// The first cluster of everything in it.
     pub(super) first_clusters: Ranges,
+    /// A sleeping Windows will go on with the volume (`hiberfil.sys`).
+    pub(super) hibernated: bool,
 }
 
 impl RootDirectory {
@@ -165,7 +167,7 @@ impl Reader<'_> {
             self.check_folder(cluster)?;
         }
         if entry.name == *b"HIBERFILSYS" {
-            self.check_hibernation(entry.size.get(), cluster)?;
+            self.found.hibernated = self.is_asleep(entry.size.get(), cluster)?;
         }
         Ok(())
     }
@@ -198,18 +200,13 @@ impl Reader<'_> {
     }
 
     /// Whether a sleeping Windows holds a newer state, as on NTFS.
-    fn check_hibernation(&self, size: u32, cluster: u32) -> Result<()> {
+    fn is_asleep(&self, size: u32, cluster: u32) -> Result<bool> {
         let mut head = [0; 4];
-        if size >= HIBERFIL_HEADER && self.fat.heap.contains(cluster) {
-            self.volume.read_at(self.fat.heap.bytes(cluster, 1).start, &mut head)?;
-            head.make_ascii_lowercase();
-            if !matches!(&head, b"hibr" | b"rstr" | b"link") {
-                return Ok(());
-            }
+        if size < HIBERFIL_HEADER || !self.fat.heap.contains(cluster) {
+            return Ok(true);
         }
-        Err(Error::invalid(
-            "the volume belongs to a hibernated Windows (hiberfil.sys): start Windows and \
-             shut it down fully",
-        ))
+        self.volume.read_at(self.fat.heap.bytes(cluster, 1).start, &mut head)?;
+        head.make_ascii_lowercase();
+        Ok(matches!(&head, b"hibr" | b"rstr" | b"link"))
     }
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::file::{Clusters, Stream};
 use super::layout::{ATTRIBUTE_COMPRESSED, ATTRIBUTE_ENCRYPTED, ATTRIBUTE_SPARSE};
 use super::mft::Disk;
+use super::page_file::Merged;
 use super::system::Occupied;
 use crate::error::{Error, Result};
 use crate::volume::FreeSink;
@@ -13,27 +14,30 @@ use crate::volume::FreeSink;
 /// How much of the bitmap is in memory at a time.
 const CHUNK: u64 = 1 << 20;
 
-/// Sends all free clusters to `free`, as bytes of the volume, and gives their
-/// number of bytes. Fails if the bitmap does not cover the volume, or calls a
-/// cluster free that is known to be in use.
+/// Sends all free clusters to `free`, as bytes of the volume, and those of
+/// `page_files` with them; gives their number of bytes. Fails if the bitmap does not
+/// cover the volume, or calls a cluster free that is known to be in use.
 pub(super) fn free_ranges(
     disk: &Disk<'_>,
     bitmap: &Stream,
     occupied: &Occupied,
+    page_files: &[Range<u64>],
     free: &mut FreeSink<'_>,
 ) -> Result<u64> {
     let clusters = checked(disk, bitmap)?;
     let unit = disk.geometry.cluster_size;
     let mut total = 0;
+    let mut merged = Merged::new(page_files, |range| {
+        total += (range.end - range.start) * unit;
+        free(range.start * unit..range.end * unit);
+    });
     let mut send = |range: Range<u64>| {
         if let Some((cluster, file)) = occupied.conflict(&range) {
             return Err(Error::invalid(format!(
                 "$Bitmap calls cluster {cluster} free, which {file} uses"
             )));
         }
-        total += (range.end - range.start) * unit;
-        free(range.start * unit..range.end * unit);
-        Ok(())
+        merged.push(range)
     };
     // Only a bit that was written says that a cluster is free.
     let end = clusters.initialized.min(disk.geometry.clusters.div_ceil(8));
@@ -48,6 +52,7 @@ pub(super) fn free_ranges(
         at += length as u64;
     }
     scan.finish(&mut send)?;
+    merged.finish();
     Ok(total)
 }
 

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::file::{File, MAX_RUNS};
 use super::mft::Mft;
+use super::page_file::PageFiles;
 use super::record::FileRecord;
 use crate::error::{Error, Result};
 
@@ -35,6 +36,9 @@ const NAMES: [&str; 12] = [
     "$UpCase",
     "$Extend",
 ];
+
+/// Stands for the number of a page file's record.
+const PAGE_FILE: u64 = u64::MAX;
 
 /// How many records `$MFTMirr` repeats.
 const MIRRORED: u64 = 4;
@@ -116,11 +120,15 @@ impl SystemFiles {
         Ok(())
     }
 
-    /// The clusters of all these files. Fails if two of them share one, or if the
-    /// boot sector is not in `$Boot`.
-    pub(super) fn clusters(&self) -> Result<Occupied> {
-        let mut runs = Vec::new();
+    /// The clusters of all these files and of `page_files`. Fails if two of them share
+    /// one, or if the boot sector is not in `$Boot`.
+    pub(super) fn clusters(&self, page_files: &PageFiles) -> Result<Occupied> {
+        let mut runs: Vec<_> =
+            page_files.clusters.iter().map(|range| (range.clone(), PAGE_FILE)).collect();
         for file in &self.files {
+            if page_files.files.contains(&file.number) {
+                continue;
+            }
             for stream in &file.streams {
                 for run in
                     stream.clusters().iter().flat_map(|clusters| clusters.runs.iter())
@@ -130,7 +138,7 @@ impl SystemFiles {
                     }
                 }
             }
-            if runs.len() > MAX_RUNS {
+            if runs.len() > 2 * MAX_RUNS {
                 return Err(Error::invalid("the system files are in too many pieces"));
             }
         }
@@ -166,6 +174,9 @@ impl Occupied {
 }
 
 fn name(number: u64) -> String {
+    if number == PAGE_FILE {
+        return "a page file".into();
+    }
     usize::try_from(number)
         .ok()
         .and_then(|number| NAMES.get(number))

@@ -11,6 +11,7 @@ use slimdisk::storage::ReadAt;
 use slimdisk::volume::Allowances;
 
 use super::image::*;
+use crate::free_map::reader;
 use crate::support::{Noise, Scratch, have};
 
 #[test]
@@ -79,12 +80,12 @@ fn any_bytes_at_all() {
     let mut noise = Noise::new(5);
     for length in [0usize, 1, 510, 511, 512, 4096, 100_000] {
         let mut bytes = noise.bytes(length);
-        let _ = ntfs().probe(&bytes).unwrap();
+        let _ = reader("ntfs").probe(&bytes).unwrap();
         assert!(survey(&bytes).0.untrusted.is_some());
         if length >= 512 {
             bytes[3..11].copy_from_slice(b"NTFS    ");
             bytes[510..512].copy_from_slice(&[0x55, 0xAA]);
-            assert!(ntfs().probe(&bytes).unwrap());
+            assert!(reader("ntfs").probe(&bytes).unwrap());
             assert!(survey(&bytes).0.untrusted.is_some());
         }
     }
@@ -119,7 +120,7 @@ fn a_failing_disk_is_not_a_damaged_volume() {
     let bytes = fs::read(&image).unwrap();
     for reads in 0.. {
         let volume = Failing { bytes: &bytes, reads_left: AtomicU64::new(reads) };
-        match ntfs().survey(&volume, &Allowances::default(), &mut |_| ()) {
+        match reader("ntfs").survey(&volume, &Allowances::default(), &mut |_| ()) {
             Err(error) => assert_eq!(error.kind(), Kind::Io),
             Ok(findings) => {
                 assert_eq!(findings.untrusted, None);

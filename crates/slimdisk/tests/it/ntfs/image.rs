@@ -9,8 +9,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use slimdisk::storage::ReadAt;
-use slimdisk::volume::{Allowances, FILE_SYSTEMS, FileSystem, Findings};
+use slimdisk::volume::{Allowances, Findings};
 
+use crate::free_map::survey_allowing;
 use crate::support::{Noise, Scratch, sh, sh_output};
 
 /// Formats `name` in `scratch`.
@@ -101,32 +102,12 @@ pub fn digests(dir: &Path) -> BTreeMap<PathBuf, String> {
     sums.lines().map(|line| (PathBuf::from(&line[66..]), line[..64].to_owned())).collect()
 }
 
-pub fn ntfs() -> &'static dyn FileSystem {
-    *FILE_SYSTEMS.iter().find(|row| row.name() == "ntfs").unwrap()
-}
-
 /// What the reader says of a volume, and the free ranges it sent.
 pub fn survey_with(
     volume: &dyn ReadAt,
     allow: Allowances,
 ) -> (Findings, Vec<Range<u64>>) {
-    let mut free: Vec<Range<u64>> = Vec::new();
-    let findings = ntfs()
-        .survey(volume, &allow, &mut |range| {
-            assert!(range.start < range.end, "an empty range");
-            assert!(
-                free.last().is_none_or(|last| last.end < range.start),
-                "out of order"
-            );
-            free.push(range);
-        })
-        .unwrap();
-    if findings.untrusted.is_none() {
-        let total: u64 = free.iter().map(|range| range.end - range.start).sum();
-        assert_eq!(findings.free_bytes, total);
-        assert!(free.last().is_none_or(|last| last.end <= findings.length));
-    }
-    (findings, free)
+    survey_allowing("ntfs", volume, &allow)
 }
 
 pub fn survey(volume: &dyn ReadAt) -> (Findings, Vec<Range<u64>>) {

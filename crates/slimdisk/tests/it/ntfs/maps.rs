@@ -7,6 +7,7 @@ use std::path::Path;
 use slimdisk::storage::{HostFile, Meter, ReadAt};
 
 use super::image::*;
+use crate::free_map::{ddrescue_free, push};
 use crate::support::{Noise, Scratch, have, sh};
 
 /// The free clusters as `ntfscat` prints `$Bitmap`.
@@ -19,10 +20,7 @@ fn by_ntfscat(image: &Path, layout: &Layout) -> Vec<Range<u64>> {
         if bits[cluster / 8] >> (cluster % 8) & 1 == 0 {
             let start = (cluster * layout.cluster) as u64;
             let end = start + layout.cluster as u64;
-            match free.last_mut() {
-                Some(last) if last.end == start => last.end = end,
-                _ => free.push(start..end),
-            }
+            push(&mut free, start..end);
         }
     }
     free
@@ -36,20 +34,7 @@ fn by_partclone(image: &Path) -> Vec<Range<u64>> {
         image.display(),
         map = map.display()
     ));
-    let number = |text: &str| u64::from_str_radix(&text[2..], 16).unwrap();
-    fs::read_to_string(map)
-        .unwrap()
-        .lines()
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            match fields[..] {
-                [start, length, "?"] => {
-                    Some(number(start)..number(start) + number(length))
-                }
-                _ => None,
-            }
-        })
-        .collect()
+    ddrescue_free(&fs::read_to_string(map).unwrap())
 }
 
 fn check(name: &str, size: u64, options: &str) {
