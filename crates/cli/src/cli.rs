@@ -307,6 +307,13 @@ pub struct SearchArgs {
     /// with shadow copies keeps everything.
     #[arg(long)]
     pub discard_shadow_copies: bool,
+    /// Also give up what is in swap areas and page files
+    ///
+    /// Linux swap partitions, and pagefile.sys and swapfile.sys of Windows, hold
+    /// nothing that is needed after a shutdown. Only if every volume of the disk was
+    /// left in a clean state and no hibernated system is on it; their headers stay.
+    #[arg(long)]
+    pub drop_swap: bool,
 }
 
 /// How far to look.
@@ -373,6 +380,7 @@ impl From<&SearchArgs> for Options {
         options.mode = search.mode.into();
         options.drop_unpartitioned = search.drop_unpartitioned;
         options.allow.discard_shadow_copies = search.discard_shadow_copies;
+        options.allow.drop_swap = search.drop_swap;
         options
     }
 }

@@ -75,6 +75,7 @@ fn identify_among(
     }
     let foreign = signature::names(volume)?;
     Ok(match (known.as_slice(), foreign.as_slice()) {
+        ([], []) if signature::is_noise(volume)? => Identity::Foreign(signature::NOISE),
         ([], []) => Identity::Nothing,
         ([system], []) => Identity::Known(*system),
         ([], [name]) => Identity::Foreign(name),
@@ -224,6 +225,18 @@ mod tests {
             (4086, b"SWAP-SPACE"),
         );
         assert_eq!(identity(&[]), "Nothing");
+        let mut random = 1u64;
+        let mut noise = vec![0; 64 << 10];
+        noise.fill_with(|| {
+            random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+            random.to_be_bytes()[0]
+        });
+        assert_eq!(identity(&[(0, &noise)]), r#"Foreign("random bytes (encrypted?)")"#);
+        // As even as can be, and no noise; and noise that is only almost even.
+        let even: Vec<u8> = (0..=255).cycle().take(64 << 10).collect();
+        assert_eq!(identity(&[(0, &even)]), "Nothing");
+        noise[..3000].fill(7);
+        assert_eq!(identity(&[(0, &noise)]), "Nothing");
         assert_eq!(identity(&[a]), r#"Known("a")"#);
         assert_eq!(identity(&[b]), r#"Known("b")"#);
         assert_eq!(identity(&[a, b]), r#"Ambiguous(["a", "b"])"#);
