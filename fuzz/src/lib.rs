@@ -12,6 +12,7 @@ mod noise;
 pub mod planner;
 #[path = "../../crates/slimdisk/tests/it/vhd_model.rs"]
 pub mod vhd_model;
+pub mod volume;
 
 /// Where the models look for noise.
 pub mod support {
