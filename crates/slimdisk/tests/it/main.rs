@@ -21,6 +21,7 @@ mod ext;
 mod fat;
 mod faults;
 mod free_map;
+mod guests;
 mod io_faults;
 mod layering;
 mod modes;
