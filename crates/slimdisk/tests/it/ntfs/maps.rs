@@ -86,6 +86,21 @@ fn clusters_of_4096() {
     }
 }
 
+/// Clusters smaller than two file records, and files that are compressed.
+#[test]
+fn compressed_clusters_of_1024() {
+    if have("ntfs compressed_clusters_of_1024", TOOLS) {
+        check("ntfs-compressed", 24 << 20, "-C -c 1024");
+    }
+}
+
+#[test]
+fn clusters_of_16k_not_indexed() {
+    if have("ntfs clusters_of_16k_not_indexed", TOOLS) {
+        check("ntfs-16k", 32 << 20, "-I -c 16384 -z 4");
+    }
+}
+
 #[test]
 fn clusters_of_64k() {
     if have("ntfs clusters_of_64k", TOOLS) {
