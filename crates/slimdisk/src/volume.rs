@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod btrfs;
 mod cluster_heap;
 mod exfat;
 mod ext;
@@ -26,7 +27,7 @@ use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
 pub static FILE_SYSTEMS: &[&dyn FileSystem] =
-    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat];
+    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat, &btrfs::Btrfs];
 
 /// What a volume is, by every signature it bears.
 #[derive(Clone)]
