@@ -12,7 +12,6 @@ use crate::support::{Noise, Scratch, have, sh, sh_output};
 /// (`$d` is a folder with a file in it).
 const MADE: &[(&str, &str, u32, &str, &str)] = &[
     ("XFS", "xfs", 310, "mkfs.xfs", "mkfs.xfs -q $v"),
-    ("Btrfs", "btrfs", 128, "mkfs.btrfs", "mkfs.btrfs -q $v"),
     ("Linux swap", "swap", 64, "mkswap", "mkswap $v"),
     ("Linux swap", "swap", 64, "mkswap", "mkswap -p 16384 $v"),
     ("Linux swap", "swap", 64, "mkswap", "mkswap -p 65536 $v"),
@@ -101,7 +100,7 @@ fn lvm_physical_volumes_are_named() {
 #[test]
 fn what_is_read_bears_no_foreign_signature() {
     let test = "what_is_read_bears_no_foreign_signature";
-    if !have(test, &["mkfs.ntfs", "mke2fs", "mkfs.vfat", "mkfs.exfat"]) {
+    if !have(test, &["mkfs.ntfs", "mke2fs", "mkfs.vfat", "mkfs.exfat", "mkfs.btrfs"]) {
         return;
     }
     let scratch = Scratch::new(test);
@@ -117,6 +116,8 @@ fn what_is_read_bears_no_foreign_signature() {
         "mkfs.vfat -F 16 $v",
         "mkfs.vfat -F 32 -s 1 -n X $v",
         "mkfs.vfat -F 32 -S 2048 -s 1 $v",
+        "mkfs.btrfs -q --mixed $v",
+        "truncate -s 128M $v; mkfs.btrfs -q $v",
     ] {
         sh(&format!(
             "v={}; rm -f $v; truncate -s 32M $v; {script} >/dev/null 2>&1",
