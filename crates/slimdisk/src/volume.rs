@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod btrfs;
 mod cluster_heap;
 mod exfat;
 mod ext;
@@ -27,7 +28,7 @@ use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
 pub static FILE_SYSTEMS: &[&dyn FileSystem] =
-    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat, &swap::Swap];
+    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat, &btrfs::Btrfs, &swap::Swap];
 
 /// What a volume is, by every signature it bears.
 #[derive(Clone)]

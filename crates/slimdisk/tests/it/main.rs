@@ -13,6 +13,7 @@
     reason = "a test that meets a surprise should panic, and skips are printed"
 )]
 
+mod btrfs;
 mod counts;
 mod crash;
 mod end_to_end;

@@ -12,7 +12,7 @@ use crate::support::{Noise, Scratch, have, sh, sh_output};
 /// (`$d` is a folder with a file in it).
 const MADE: &[(&str, &str, u32, &str, &str)] = &[
     ("XFS", "xfs", 310, "mkfs.xfs", "mkfs.xfs -q $v"),
-    ("Btrfs", "btrfs", 128, "mkfs.btrfs", "mkfs.btrfs -q $v"),
+    ("btrfs", "btrfs", 128, "mkfs.btrfs", "mkfs.btrfs -q $v"),
     ("swap", "swap", 64, "mkswap", "mkswap $v"),
     ("swap", "swap", 64, "mkswap", "mkswap -p 16384 $v"),
     ("swap", "swap", 64, "mkswap", "mkswap -p 65536 $v"),
@@ -111,7 +111,7 @@ fn lvm_physical_volumes_are_named() {
 #[test]
 fn what_is_read_bears_no_foreign_signature() {
     let test = "what_is_read_bears_no_foreign_signature";
-    if !have(test, &["mkfs.ntfs", "mke2fs", "mkfs.vfat", "mkfs.exfat"]) {
+    if !have(test, &["mkfs.ntfs", "mke2fs", "mkfs.vfat", "mkfs.exfat", "mkfs.btrfs"]) {
         return;
     }
     let scratch = Scratch::new(test);
@@ -124,6 +124,8 @@ fn what_is_read_bears_no_foreign_signature() {
         "mke2fs -q -t ext4 -b 1024 -O 64bit,metadata_csum,^resize_inode,meta_bg $v",
         "mkfs.vfat -F 12 -s 32 $v",
         "mkfs.exfat $v",
+        "mkfs.btrfs -q --mixed $v",
+        "truncate -s 128M $v; mkfs.btrfs -q $v",
         "mkfs.vfat -F 16 $v",
         "mkfs.vfat -F 32 -s 1 -n X $v",
         "mkfs.vfat -F 32 -S 2048 -s 1 $v",
