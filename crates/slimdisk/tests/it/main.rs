@@ -23,6 +23,7 @@ mod faults;
 mod free_map;
 mod io_faults;
 mod layering;
+mod lvm;
 mod modes;
 mod noise;
 mod ntfs;
