@@ -93,6 +93,9 @@ pub(super) fn read(volume: &dyn ReadAt) -> Result<Header> {
 
     let mut rest = label.lists.as_slice();
     let data = areas(&mut rest).ok_or_else(|| broken("is cut off".into()))?;
+    if data.len() != 1 {
+        return Err(broken("names more or less than one area of data".into()));
+    }
     let metadata = areas(&mut rest).ok_or_else(|| broken("is cut off".into()))?;
     let extension = Extension::read_from_prefix(rest);
     let Ok((extension, mut rest)) = extension else {
@@ -119,13 +122,10 @@ pub(super) fn read(volume: &dyn ReadAt) -> Result<Header> {
             })
             .collect()
     };
-    let [ref data] = *within(data)? else {
-        return Err(broken("names more or less than one area of data".into()));
-    };
     let header = Header {
         uuid,
         device_size,
-        data: data.start,
+        data: within(data)?.first().map_or(0, |data| data.start),
         metadata: within(metadata)?,
         boot: within(boot)?,
         in_use: (version >= 2).then_some(flags & IN_USE != 0),

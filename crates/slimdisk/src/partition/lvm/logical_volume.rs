@@ -89,6 +89,9 @@ const STACKED: &[&str] = &[
     "raid6",
 ];
 
+/// What may stand behind the plus of such a type without making it anything else.
+const STACKED_FLAGS: &[&str] = &["METADATA_FORMAT", "CROP_METADATA"];
+
 /// As many as device-mapper takes.
 const MAX_STRIPES: u64 = 128;
 
@@ -233,10 +236,15 @@ impl Logical {
         section: &Section,
         physical: &BTreeMap<String, Physical>,
     ) -> Result<()> {
+        // "cache-pool+METADATA_FORMAT": what old programs must know is behind the plus.
+        let mut parts = kind.split('+');
+        let kind = parts.next().unwrap_or(kind);
         // "raid5_ls" and its like are layouts of "raid5".
         let family = kind.split('_').next().unwrap_or(kind);
         self.extents_known &= STACKED.contains(&kind) || STACKED.contains(&family);
-        let mut rest: Vec<&Value> = section.values().collect();
+        self.extents_known &= parts.all(|flag| STACKED_FLAGS.contains(&flag));
+        let named = section.iter().filter(|(key, _)| *key != "type");
+        let mut rest: Vec<&Value> = named.map(|(_, value)| value).collect();
         while let Some(value) = rest.pop() {
             match value {
                 Value::Number(_) => {}

@@ -119,7 +119,7 @@ impl Bench {
     fn edit_one(&mut self, place: usize, area: usize, from: &str, to: &str) {
         let area = self.areas(place)[area];
         let text = self.text(area);
-        assert!(text.contains(from), "{from} is not in {text}");
+        assert!(text.contains(from), "there is no {from}");
         self.set_text(area, &text.replacen(from, to, 1));
     }
 
@@ -253,10 +253,10 @@ const REASONS: &[(Edit, &str)] = &[
     (|b| b.rehead(0, 0, 40, &[0; 24]), "one of its metadata areas is empty"),
     (|b| b.rehead(1, 0, 40, &[0; 24]), "a metadata area that is empty"),
     // Copies that differ.
-    (|b| b.edit_one(0, 0, "seqno = 7", "seqno = 6"), "differ (versions 6 and 7)"),
-    (|b| b.edit_one(0, 1, "seqno = 7", "seqno = 6"), "differ (versions 7 and 6)"),
-    (|b| b.edit_one(1, 0, "seqno = 7", "seqno = 8"), "differ (versions 7 and 8)"),
-    (|b| b.edit_one(1, 0, "max_lv = 0", "max_lv = 1"), "differ (versions 7 and 7)"),
+    (|b| b.edit_one(0, 0, "seqno = 5", "seqno = 4"), "differ (versions 4 and 5)"),
+    (|b| b.edit_one(0, 1, "seqno = 5", "seqno = 4"), "differ (versions 5 and 4)"),
+    (|b| b.edit_one(1, 0, "seqno = 5", "seqno = 6"), "differ (versions 5 and 6)"),
+    (|b| b.edit_one(1, 0, "max_lv = 0", "max_lv = 1"), "differ (versions 5 and 5)"),
     // The physical volumes of a group.
     (|b| drop(b.places.pop()), "is not on this disk"),
     (
@@ -304,9 +304,9 @@ const REASONS: &[(Edit, &str)] = &[
         |b| b.edit("extent_size = 1024", "extent_size = \"x\""),
         "lacks a sound extent_size",
     ),
-    (|b| b.edit("seqno = 7", "seqno = 7 seqno = 7"), "a key that comes twice"),
+    (|b| b.edit("seqno = 5", "seqno = 5 seqno = 5"), "a key that comes twice"),
     (|b| b.edit("Text Format", "Other Format"), "of an unknown format"),
-    (|b| b.edit("seqno = 7", ""), "lacks a sound seqno"),
+    (|b| b.edit("seqno = 5", ""), "lacks a sound seqno"),
     // The segments: a is pv0 0-4 and pv1 4-6, b is pv1 0-3, st is pv0 5-6, pv1 7-8.
     (|b| b.edit("\"pv0\", 5", "\"pv0\", 4"), "has extent 4 of pv0 in two segments"),
     (|b| b.edit("\"pv1\", 4", "\"pv1\", 6"), "has extent 7 of pv1 in two segments"),
@@ -351,7 +351,7 @@ fn doubtful_metadata_is_not_believed() {
     let disk = Disk::make(&scratch, &BASE);
     let sound = Bench::of(&disk);
     assert_eq!(sound.areas(0).len(), 2);
-    assert_eq!(sound.reasons(), [None, None], "{}", sound.text(sound.areas(0)[0]));
+    assert_eq!(sound.reasons(), [None, None]);
     assert_eq!(read(&disk).logical.len(), 3);
     let mut missed = Vec::new();
     for (number, (edit, expected)) in REASONS.iter().enumerate() {
@@ -780,6 +780,7 @@ fn volumes_that_are_more_than_their_segments_are_opaque() {
         // Nobody knows which extents these take.
         (|b| b.edit("type = \"zero\"", "type = \"odd\""), "", true),
         (|b| b.edit("type = \"zero\"", "type = \"error\" x = \"pv0\""), "", true),
+        (|b| b.edit("+METADATA_FORMAT", "+METADATA_FORMAT+ODD"), "", true),
         (
             |b| {
                 b.edit(
@@ -814,7 +815,8 @@ fn what_a_volume_holds_beside_a_file_system_is_seen() {
     let sound = judge(&disk.bytes, 64 << 10, &options(Mode::Quick, false));
     assert_eq!(state_of(&sound, "vg0/root"), (VolumeState::Trusted, ""));
     let entry = [0, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0];
-    let edits: [(&dyn Fn(&mut [u8]), VolumeState, &str); 4] = [
+    type Edit<'a> = &'a dyn Fn(&mut [u8]);
+    let edits: [(Edit<'_>, VolumeState, &str); 4] = [
         (
             &|b| {
                 put(b, root + 446, &entry);
