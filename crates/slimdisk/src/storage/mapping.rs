@@ -184,7 +184,11 @@ impl ReadAt for Mapped<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Kind;
+    use crate::error::Kind;
+
+    fn index(at: u64) -> usize {
+        usize::try_from(at).unwrap()
+    }
 
     /// The place of every byte, one by one.
     fn places(segments: &[(&[u64], u64, u64)]) -> Vec<u64> {
@@ -192,7 +196,7 @@ mod tests {
         for (stripes, chunk, len) in segments {
             for at in 0..*len {
                 let (number, within) = (at / chunk, at % chunk);
-                let stripe = stripes[(number % stripes.len() as u64) as usize];
+                let stripe = stripes[index(number % stripes.len() as u64)];
                 places.push(stripe + number / stripes.len() as u64 * chunk + within);
             }
         }
@@ -234,7 +238,7 @@ mod tests {
                 let mut bytes = vec![0; end - start];
                 volume.read_at(start as u64, &mut bytes).unwrap();
                 let expected: Vec<u8> =
-                    places[start..end].iter().map(|at| disk[*at as usize]).collect();
+                    places[start..end].iter().map(|at| disk[index(*at)]).collect();
                 assert_eq!(bytes, expected, "{start}..{end}");
             }
         }

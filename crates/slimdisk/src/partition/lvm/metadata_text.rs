@@ -24,6 +24,9 @@ const DEPTH: usize = 8;
 /// How many values are read: a volume group of several thousand segments.
 const VALUES: usize = 1 << 18;
 
+/// How long keys may be, the names of volumes among them: as in lvm2.
+const KEY: usize = 128;
+
 /// A value of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
@@ -137,6 +140,9 @@ impl Parser<'_> {
             .to_owned();
         if key.is_empty() {
             return Err(self.broken("no key where one is due"));
+        }
+        if key.len() > KEY {
+            return Err(self.broken("a key that is too long"));
         }
         self.skip_blank();
         let value = if self.take(b'{') {

@@ -174,7 +174,9 @@ impl Physical {
         };
         let physical = Physical {
             uuid: fields.uuid("id")?,
-            device: fields.optional_text("device")?.unwrap_or("unknown").to_owned(),
+            device: fields
+                .optional_text("device")?
+                .map_or_else(|| "unknown".into(), |name| name.chars().take(80).collect()),
             device_size: bytes("dev_size")?,
             start: bytes("pe_start")?,
             extents: fields.number("pe_count")?,
@@ -189,6 +191,9 @@ impl Physical {
         Ok(physical)
     }
 }
+
+/// How long a flag or a type may be, which reasons then tell.
+const WORD: usize = 64;
 
 /// A section, and what to call it in a sentence.
 pub(super) struct Fields<'a> {
@@ -224,8 +229,10 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A short text.
     pub fn text(&self, key: &str) -> Result<&'a str> {
-        self.optional_text(key)?.ok_or_else(|| self.missing(key))
+        let text = self.optional_text(key)?.filter(|text| text.len() <= WORD);
+        text.ok_or_else(|| self.missing(key))
     }
 
     fn optional_text(&self, key: &str) -> Result<Option<&'a str>> {
@@ -247,7 +254,7 @@ impl<'a> Fields<'a> {
         };
         list.iter()
             .map(|word| match word {
-                Value::Text(word) => Ok(word.as_str()),
+                Value::Text(word) if word.len() <= WORD => Ok(word.as_str()),
                 _ => Err(self.missing(key)),
             })
             .collect()

@@ -165,7 +165,7 @@ const REASONS: &[(Edit, &str)] = &[
     (
         |b| {
             let at = b.label(0);
-            b.bytes[at] = 0
+            b.bytes[at] = 0;
         },
         "it has no label",
     ),
@@ -212,21 +212,21 @@ const REASONS: &[(Edit, &str)] = &[
     (
         |b| {
             let at = b.areas(0)[0];
-            b.bytes[at + 500] = 1
+            b.bytes[at + 500] = 1;
         },
         "header whose checksum",
     ),
     (
         |b| {
             let at = b.areas(0)[1];
-            b.bytes[at] ^= 1
+            b.bytes[at] ^= 1;
         },
         "header whose checksum",
     ),
     (
         |b| {
             let at = b.areas(1)[0];
-            b.bytes[at] ^= 1
+            b.bytes[at] ^= 1;
         },
         "header whose checksum",
     ),
@@ -258,11 +258,11 @@ const REASONS: &[(Edit, &str)] = &[
     (|b| b.edit_one(1, 0, "seqno = 5", "seqno = 6"), "differ (versions 5 and 6)"),
     (|b| b.edit_one(1, 0, "max_lv = 0", "max_lv = 1"), "differ (versions 5 and 5)"),
     // The physical volumes of a group.
-    (|b| drop(b.places.pop()), "is not on this disk"),
+    (|b| b.places.truncate(1), "is not on this disk"),
     (
         |b| {
             let at = b.label(1);
-            b.bytes[at] = 0
+            b.bytes[at] = 0;
         },
         "is not on this disk",
     ),
@@ -307,6 +307,8 @@ const REASONS: &[(Edit, &str)] = &[
     (|b| b.edit("seqno = 5", "seqno = 5 seqno = 5"), "a key that comes twice"),
     (|b| b.edit("Text Format", "Other Format"), "of an unknown format"),
     (|b| b.edit("seqno = 5", ""), "lacks a sound seqno"),
+    (|b| b.edit("max_lv", &"m".repeat(129)), "a key that is too long"),
+    (|b| b.edit("RESIZEABLE", &"R".repeat(65)), "lacks a sound status"),
     // The segments: a is pv0 0-4 and pv1 4-6, b is pv1 0-3, st is pv0 5-6, pv1 7-8.
     (|b| b.edit("\"pv0\", 5", "\"pv0\", 4"), "has extent 4 of pv0 in two segments"),
     (|b| b.edit("\"pv1\", 4", "\"pv1\", 6"), "has extent 7 of pv1 in two segments"),
@@ -374,14 +376,14 @@ fn doubtful_metadata_is_not_believed() {
             b.edit(
                 "max_lv = 0",
                 "max_lv = 9 profile = \"some\" allocation_policy = \"cling\"",
-            )
+            );
         },
         |b| b.edit("\"ALLOCATABLE\"", ""),
         |b| {
             b.edit(
                 "\"READ\", \"WRITE\", \"VISIBLE\"",
                 "\"READ\", \"VISIBLE\", \"FIXED_MINOR\"",
-            )
+            );
         },
         |b| b.edit("creation_time = ", "# "),
         // A copy that the group was told not to use, whatever is in it.
@@ -786,7 +788,7 @@ fn volumes_that_are_more_than_their_segments_are_opaque() {
                 b.edit(
                     "type = \"zero\"",
                     "type = \"striped\" stripe_count = 1 stripes = [\"plain\", 0]",
-                )
+                );
             },
             "a volume of type striped is built upon it",
             true,
