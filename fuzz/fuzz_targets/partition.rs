@@ -7,7 +7,9 @@
 //!   within the disk and leave its first sector alone;
 //! - reading a table takes at most 8 MiB and naming what a volume is at most
 //!   128 KiB, however large the disk;
-//! - reading twice gives the same answer.
+//! - reading twice gives the same answer;
+//! - taken for a physical volume of LVM2, the disk gives logical volumes whose pieces
+//!   lie within it.
 //!
 //! The input is a few bytes of choice, then the disk's start and end; zeros lie
 //! between. Checksums are mended if the input says so, or the fuzzer would never get
@@ -15,7 +17,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use slimdisk::partition::{PartitionTable, read_table_with_sectors};
+use slimdisk::partition::{PartitionTable, lvm, read_table_with_sectors};
 use slimdisk::storage::Meter;
 use slimdisk::volume::signature;
 use slimdisk_fuzz::Gapped;
@@ -53,6 +55,49 @@ fn check(table: &PartitionTable, len: u64) {
     }
 }
 
+/// The checksum of LVM2.
+fn lvm_checksum(bytes: &[u8]) -> [u8; 4] {
+    let mut hasher = crc32fast::Hasher::new_with_initial(!0xF597_A6CF);
+    hasher.update(bytes);
+    (!hasher.finalize()).to_le_bytes()
+}
+
+/// Makes the checksums of a label in sector 1, and of the first metadata area and
+/// its text, right.
+fn mend_lvm(bytes: &mut [u8]) {
+    let area = 4096;
+    let Some(header) = bytes.get(area..area + 512) else { return };
+    let number = |at: usize| {
+        usize::try_from(u64::from_le_bytes(header[at..at + 8].try_into().unwrap())).ok()
+    };
+    if let (Some(from), Some(len)) = (number(40), number(48))
+        && let Some(from) = from.checked_add(area)
+        && let Some(text) = from.checked_add(len).and_then(|to| bytes.get(from..to))
+    {
+        let sum = lvm_checksum(text);
+        bytes[area + 56..area + 60].copy_from_slice(&sum);
+    }
+    for (at, covered) in [(area, area + 4..area + 512), (528, 532..1024)] {
+        let sum = lvm_checksum(&bytes[covered]);
+        bytes[at..at + 4].copy_from_slice(&sum);
+    }
+}
+
+fn check_lvm(disk: &Meter<Gapped>, len: u64) {
+    let found = lvm::read(disk, &[0..len]).expect("reads within the disk");
+    for volume in &found.logical {
+        let mut total = 0;
+        volume.mapping.pieces(0..volume.mapping.len(), &mut |piece| {
+            assert!(piece.start < piece.end && piece.end <= len, "{volume:?}");
+            total += piece.end - piece.start;
+        });
+        assert_eq!(total, volume.mapping.len());
+    }
+    for range in found.physical.iter().flat_map(|volume| volume.unallocated.iter()) {
+        assert!(range.end <= len && range.start >= 2048);
+    }
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((choice, rest)) = data.split_at_checked(8) else { return };
     let sector_size: usize = if choice[0] & 1 == 0 { 512 } else { 4096 };
@@ -77,6 +122,9 @@ fuzz_target!(|data: &[u8]| {
             });
         }
     }
+    if choice[0] & 32 != 0 {
+        mend_lvm(&mut front);
+    }
     let disk = Meter::new(Gapped { len, front, tail });
     let table = read_table_with_sectors(&disk, declared).expect("reads within the disk");
     let read = disk.counts().bytes_read;
@@ -87,4 +135,5 @@ fuzz_target!(|data: &[u8]| {
     let before = disk.counts().bytes_read;
     signature::names(&disk).expect("reads within the disk");
     assert!(disk.counts().bytes_read - before <= 128 << 10);
+    check_lvm(&disk, len);
 });

@@ -297,7 +297,8 @@ pub struct SearchArgs {
     ///
     /// Partition tables, the first MiB and the last three of the disk stay. Only for
     /// disks on which you know that nothing hides there: boot loaders, RAID and
-    /// volume manager headers may.
+    /// volume manager headers may. What of an LVM2 volume group is in no logical
+    /// volume goes, too.
     #[arg(long)]
     pub drop_unpartitioned: bool,
     /// Allow NTFS Volume Shadow Copies to be lost

@@ -39,8 +39,9 @@ pub struct Options {
     /// Leave the file's modification time at the end of the run, instead of
     /// setting it back to what it was.
     pub touch: bool,
-    /// Give up what lies outside every partition, but for the partition tables,
-    /// the first MiB and the last three of the disk.
+    /// Give up what lies outside every partition, and what of a volume group is in no
+    /// logical volume, but for the partition tables, the first MiB and the last three
+    /// of the disk.
     pub drop_unpartitioned: bool,
     /// What is allowed beyond the safe default when volumes are judged.
     pub allow: Allowances,

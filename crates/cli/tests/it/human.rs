@@ -75,6 +75,51 @@ fn an_untrusted_volume_is_named_with_its_reason() {
 }
 
 #[test]
+fn logical_volumes_are_shown_by_name() {
+    let test = "logical_volumes_are_shown_by_name";
+    if !have(test, &["pvcreate", "losetup", "mke2fs", "qemu-img"]) {
+        return;
+    }
+    let scratch = Scratch::new("human-lvm");
+    sh(&format!(
+        "cd {}; truncate -s 48M raw; mkdir etc
+         disk=$(losetup -f --show raw)
+         trap 'losetup -d $disk' EXIT
+         export LVM_SYSTEM_DIR=$PWD/etc
+         echo \"devices {{ use_devicesfile=0 scan=[\\\"/dev\\\"] hints=\\\"none\\\"
+           filter=[\\\"a|^$disk\\$|\\\", \\\"r|.*|\\\"]
+           global_filter=[\\\"a|^$disk\\$|\\\", \\\"r|.*|\\\"] }}
+           global {{ locking_dir=\\\"$PWD/etc\\\" }} activation {{ udev_sync=0 udev_rules=0 }}
+           backup {{ backup=0 archive=0 }}\" > etc/lvm.conf
+         {{ lvm pvcreate --driverloaded n $disk
+            lvm vgcreate --driverloaded n vg0 $disk
+            for lv in root empty; do
+                lvm lvcreate --driverloaded n -an -Zn -Wn -y -n $lv -L 16M vg0
+            done
+         }} >/dev/null 2>&1
+         mke2fs -q -F -t ext4 -L slim root 16m
+         sync
+         dd if=root of=raw bs=1M seek=1 conv=notrunc status=none
+         qemu-img convert -O vpc -o subformat=dynamic,force_size=on raw disk.vhd",
+        scratch.dir().display()
+    ));
+    let disk = scratch.path("disk.vhd");
+    let info = run(&["info"], &[&disk]).ok().out;
+    for line in [
+        "partition  logical volume  filesystem  label    size",
+        "  whole disk                  LVM2        vg0    48 MiB",
+        "  whole disk  vg0/root        ext4        slim   16 MiB",
+        "  whole disk  vg0/empty       -           -      16 MiB",
+        "  vg0/empty: no file system was recognised",
+    ] {
+        assert!(info.contains(line), "{line:?} is missing:\n{info}");
+    }
+    let volumes = run(&["info", "--json"], &[&disk]).ok().object()["volumes"].take();
+    let names: Vec<_> = (0..3).map(|n| volumes[n]["logical_volume"].as_str()).collect();
+    assert_eq!(names, [None, Some("vg0/root"), Some("vg0/empty")]);
+}
+
+#[test]
 fn info_tells_what_it_is() {
     let test = "info_tells_what_it_is";
     let scratch = Scratch::new("human-info");
