@@ -294,6 +294,7 @@ fn prepare(
     report.kept = survey.kept;
     report.pinned_bytes = survey.kept.pinned;
     report.volumes.clone_from(&survey.volumes);
+    report.notes.extend(survey.notes.iter().cloned());
     if let Some(table) = &survey.table {
         report.notes.extend(table.notes.iter().cloned());
     }

@@ -37,11 +37,50 @@ pub enum Identity {
     Known(&'static dyn FileSystem),
     /// Something that is named but not read: nothing in it is free.
     Foreign(&'static str),
-    /// It bears the signatures of several things; nobody can tell which of them is
-    /// the living one, so nothing in it is free.
-    Ambiguous(Vec<&'static str>),
+    /// It bears the signatures of several things, and nobody can tell by looking which
+    /// of them is the living one.
+    Ambiguous {
+        /// Those of [`FILE_SYSTEMS`].
+        known: Vec<&'static dyn FileSystem>,
+        /// The names of others.
+        foreign: Vec<&'static str>,
+    },
     /// No signature at all.
     Nothing,
+}
+
+impl Identity {
+    /// The names of all it was taken for.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        match self {
+            Identity::Known(system) => vec![system.name()],
+            Identity::Foreign(name) => vec![name],
+            Identity::Ambiguous { known, foreign } => {
+                known.iter().map(|s| s.name()).chain(foreign.iter().copied()).collect()
+            }
+            Identity::Nothing => Vec::new(),
+        }
+    }
+
+    /// Of two file systems the one to ask, and the place of the other's signature: if
+    /// the first is trusted and calls that place free, the second is a leftover.
+    ///
+    /// Only where the makers of the second erase the place of the first one's
+    /// signature ([`FileSystem::erases_the_start`]): were the second the
+    /// living one, the first could not be there.
+    #[must_use]
+    pub fn elder(&self) -> Option<(&'static dyn FileSystem, Range<u64>)> {
+        let Identity::Ambiguous { known, foreign } = self else { return None };
+        let ([one, other], []) = (known.as_slice(), foreign.as_slice()) else {
+            return None;
+        };
+        match (one.erases_the_start(), other.erases_the_start()) {
+            (None, Some(place)) => Some((*one, place)),
+            (Some(place), None) => Some((*other, place)),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Debug for Identity {
@@ -51,8 +90,8 @@ impl fmt::Debug for Identity {
                 f.debug_tuple("Known").field(&system.name()).finish()
             }
             Identity::Foreign(name) => f.debug_tuple("Foreign").field(name).finish(),
-            Identity::Ambiguous(names) => {
-                f.debug_tuple("Ambiguous").field(names).finish()
+            Identity::Ambiguous { .. } => {
+                f.debug_tuple("Ambiguous").field(&self.names()).finish()
             }
             Identity::Nothing => f.write_str("Nothing"),
         }
@@ -80,9 +119,7 @@ fn identify_among(
         ([], []) => Identity::Nothing,
         ([system], []) => Identity::Known(*system),
         ([], [name]) => Identity::Foreign(name),
-        _ => Identity::Ambiguous(
-            known.iter().map(|system| system.name()).chain(foreign).collect(),
-        ),
+        _ => Identity::Ambiguous { known, foreign },
     })
 }
 
@@ -113,6 +150,14 @@ pub trait FileSystem: Sync {
     /// Whether the volume bears this family's signature. Cheap; says nothing of
     /// soundness.
     fn probe(&self, volume: &dyn ReadAt) -> Result<bool>;
+
+    /// The place of this family's signature in bytes, if it lies behind those of the
+    /// others and every program that makes such a file system erases the first MiB of
+    /// the volume. A sound file system of another family was then made later, and this
+    /// signature is a leftover if it lies in the other's free space.
+    fn erases_the_start(&self) -> Option<Range<u64>> {
+        None
+    }
 
     /// Reads the volume's state and its free map, once, by streaming.
     ///

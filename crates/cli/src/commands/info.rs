@@ -153,6 +153,7 @@ fn table_of(found: &Examination) -> Option<&PartitionTable> {
 /// What is odd with the image or its partition table.
 fn notes(found: &Examination) -> impl Iterator<Item = &str> {
     let table = table_of(found).into_iter().flat_map(|table| &table.notes);
+    let table = table.chain(found.survey.iter().flat_map(|survey| &survey.notes));
     found.facts.notes.iter().chain(table).map(String::as_str)
 }
 

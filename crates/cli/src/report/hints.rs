@@ -71,6 +71,14 @@ pub fn to_win_more(report: &Report, options: &Options) -> Vec<String> {
         ),
         _ => {}
     }
+    let swap: u64 = report.volumes.iter().filter_map(|volume| volume.swap_bytes).sum();
+    if !options.allow.drop_swap && worth(swap) {
+        hints.push(format!(
+            "--drop-swap gives up most of the {} of swap areas and page files, if every \
+             volume was left by a full shutdown",
+            Size(swap)
+        ));
+    }
     let ends = DISK_ENDS.max(report.block_size.saturating_mul(2));
     if !options.drop_unpartitioned
         && worth(kept.outside.saturating_sub(ends))

@@ -63,15 +63,9 @@ pub fn volume_table(volumes: &[VolumeReport], view: View) -> Vec<String> {
     lines
 }
 
-/// What to call a volume in a sentence: "partition 2", "whole disk", "vg0/root".
+/// What to call a volume in a sentence.
 pub fn volume_name(volume: &VolumeReport) -> String {
-    if let Some(name) = &volume.logical_volume {
-        return printable(name);
-    }
-    match volume.partition {
-        Some(number) => format!("partition {number}"),
-        None => "whole disk".to_owned(),
-    }
+    printable(&volume.name())
 }
 
 fn state(state: VolumeState) -> &'static str {

@@ -97,6 +97,22 @@ pub struct VolumeReport {
     pub used_bytes: Option<u64>,
     /// Bytes proven free; `None` where nobody knows.
     pub free_bytes: Option<u64>,
+    /// Bytes of swap areas and page files, which
+    /// [`drop_swap`](crate::volume::Allowances::drop_swap) gives up; `None` where nobody
+    /// knows.
+    pub swap_bytes: Option<u64>,
+}
+
+impl VolumeReport {
+    /// What to call it in a sentence: "partition 2", "the whole disk", "vg0/root".
+    #[must_use]
+    pub fn name(&self) -> String {
+        match (&self.logical_volume, self.partition) {
+            (Some(name), _) => name.clone(),
+            (None, Some(number)) => format!("partition {number}"),
+            (None, None) => "the whole disk".to_owned(),
+        }
+    }
 }
 
 /// Where the bytes of the blocks that stay belong to. Their sum is

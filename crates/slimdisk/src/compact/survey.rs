@@ -10,16 +10,16 @@ mod judge;
 mod order;
 mod places;
 mod search;
+mod volumes;
 
 use self::judge::Judge;
-use self::places::{Content, Place};
-use super::report::{KeptBytes, Mode, VolumeReport, VolumeState};
+use self::volumes::Volumes;
+use super::report::{KeptBytes, Mode, VolumeReport};
 use super::{Hook, Options, Phase, Progress};
 use crate::error::Result;
 use crate::image::Image;
 use crate::partition::{self, PartitionTable, Scheme, lvm};
-use crate::ranges::Ranges;
-use crate::storage::{Mapped, ReadAt};
+use crate::storage::ReadAt;
 use crate::volume::signature;
 
 /// What becomes of a block.
@@ -49,10 +49,9 @@ pub struct Survey {
     pub verdicts: Vec<Verdict>,
     /// Where the bytes of the live blocks belong to.
     pub kept: KeptBytes,
+    /// What the user should know of how the volumes were judged.
+    pub notes: Vec<String>,
 }
-
-/// What an image without blocks is counted in; nothing of it is ever given up.
-const NO_BLOCKS: u64 = 2 << 20;
 
 /// Judges the blocks of `image`. `search` also looks for zeros; without it, blocks
 /// that only zeros could free stay live. `None` if the hook asked to stop.
@@ -62,71 +61,18 @@ pub fn survey(
     search: bool,
     hook: &mut Hook<'_>,
 ) -> Result<Option<Survey>> {
-    let facts = image.facts();
-    let mut judge = Judge {
-        image,
-        block_size: match facts.block_size {
-            0 => NO_BLOCKS,
-            size => size,
-        },
-        free: vec![0; facts.blocks_total as usize],
-        judged: Ranges::new(),
-        volume_space: Ranges::new(),
-        reached: 0,
-        stopped: false,
-    };
+    let mut judge = Judge::new(image);
     let mut table = None;
-    let mut volumes = Vec::new();
-    let mut trusted = Vec::new();
+    let mut volumes = Volumes::default();
     if options.mode != Mode::Prezeroed {
         let mut found = partition::read_table(image)?;
         if found.scheme != Scheme::Bare && found.untrusted.is_none() {
             found.untrusted = other_use(image)?;
         }
-        for Place { mut report, mapping, space, content } in
-            places::places(image, &found)?
-        {
-            judge.reached = judge.reached.max(report.offset.min(image.len()));
-            let at =
-                Progress { phase: Phase::Map, done: judge.reached, total: image.len() };
-            if hook(at).is_break() {
-                return Ok(None);
-            }
-            for range in space.iter() {
-                judge.volume_space.insert(range);
-            }
-            let volume = Mapped::new(image, &mapping);
-            let identity = match content {
-                Content::Opaque => Err(None),
-                Content::Volume(identity) => Ok(identity),
-                Content::LogicalVolume => {
-                    places::identify_logical(&volume)?.map_err(Some)
-                }
-            };
-            match identity {
-                Err(reason) => report.reason = report.reason.or(reason),
-                Ok(identity) => {
-                    let allow = &options.allow;
-                    let (surveyed, file_system) =
-                        judge.survey_volume(&volume, identity, allow, hook)?;
-                    if judge.stopped {
-                        return Ok(None);
-                    }
-                    if let (VolumeState::Trusted, Some(file_system)) =
-                        (surveyed.state, file_system)
-                    {
-                        trusted.push((file_system, mapping));
-                    }
-                    report = VolumeReport {
-                        partition: report.partition,
-                        logical_volume: report.logical_volume,
-                        offset: report.offset,
-                        length: report.length,
-                        ..surveyed
-                    };
-                }
-            }
-            volumes.push(report);
+        let places = places::places(image, &found)?;
+        match volumes::judge(&mut judge, &places, &options.allow, hook)? {
+            Some(judged) => volumes = judged,
+            None => return Ok(None),
         }
         if options.drop_unpartitioned {
             judge.drop_unpartitioned(&found);
@@ -137,7 +83,7 @@ pub fn survey(
         }
         table = Some(found);
     }
-    let mut verdicts = vec![Verdict::Absent; facts.blocks_total as usize];
+    let mut verdicts = vec![Verdict::Absent; judge.free.len()];
     let mut candidates = Vec::new();
     for (block, verdict) in (0u32..).zip(&mut verdicts) {
         if image.is_allocated(block) {
@@ -153,7 +99,7 @@ pub fn survey(
     }
     if search {
         let found = match options.mode {
-            Mode::Full => judge.search_all(&trusted, options, &verdicts, hook)?,
+            Mode::Full => judge.search_all(&volumes, options, &verdicts, hook)?,
             Mode::Quick | Mode::Prezeroed => judge.search_unknown(&candidates, hook)?,
         };
         let Some(zero) = found else { return Ok(None) };
@@ -168,7 +114,8 @@ pub fn survey(
         }
     }
     let kept = judge.kept(&verdicts);
-    Ok(Some(Survey { table, volumes, verdicts, kept }))
+    let Volumes { reports, notes, .. } = volumes;
+    Ok(Some(Survey { table, volumes: reports, verdicts, kept, notes }))
 }
 
 /// What a disk with a partition table is used for beside its partitions, as far as it

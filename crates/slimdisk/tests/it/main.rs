@@ -36,6 +36,7 @@ mod signature;
 #[cfg(target_os = "linux")]
 mod storage;
 mod support;
+mod swap;
 mod verdicts;
 mod vhd;
 mod vhd_model;

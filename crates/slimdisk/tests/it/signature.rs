@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use slimdisk::storage::{HostFile, Meter, ReadAt};
+use slimdisk::volume::identify;
 use slimdisk::volume::signature::{disk_membership, names};
-use slimdisk::volume::{Identity, identify};
 
 use crate::support::{Noise, Scratch, have, sh, sh_output};
 
@@ -49,16 +49,6 @@ fn blkid(path: &Path) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// All that a volume is taken for.
-fn identified(volume: &dyn ReadAt) -> Vec<&'static str> {
-    match identify(volume).unwrap() {
-        Identity::Known(system) => vec![system.name()],
-        Identity::Foreign(name) => vec![name],
-        Identity::Ambiguous(names) => names,
-        Identity::Nothing => vec![],
-    }
-}
-
 #[test]
 fn what_others_make_is_named() {
     let test = "what_others_make_is_named";
@@ -78,7 +68,7 @@ fn what_others_make_is_named() {
             scratch.path("d").display()
         ));
         let bytes = open(&volume);
-        assert_eq!(identified(&bytes), [*name], "{script}");
+        assert_eq!(identify(&bytes).unwrap().names(), [*name], "{script}");
         assert!(bytes.counts().bytes_read < 128 << 10, "{}", bytes.counts().bytes_read);
         assert_eq!(blkid(&volume), *blkid_name, "{script}");
     }

@@ -12,7 +12,7 @@ use crate::image::Image;
 use crate::partition::PartitionTable;
 use crate::ranges::Ranges;
 use crate::storage::{Mapped, Mapping, ReadAt};
-use crate::volume::{Allowances, FileSystem, Findings, Identity};
+use crate::volume::{Allowances, FileSystem, Findings, Identity, signature};
 
 /// The first and the last bytes of a disk that are never given up unread: boot
 /// loaders, backup partition tables, dynamic-disk databases.
@@ -21,6 +21,9 @@ const DISK_EDGE: u64 = 1 << 20;
 /// The same at the end, where a guest that goes by the geometry sees the disk end
 /// up to a cylinder (255 heads of 16 sectors) earlier.
 const DISK_END: u64 = DISK_EDGE + (2 << 20);
+
+/// What an image without blocks is counted in; nothing of it is ever given up.
+const NO_BLOCKS: u64 = 2 << 20;
 
 /// How many bytes of the guest's disk pass between two calls of the hook.
 const STEP: u64 = 1 << 30;
@@ -38,10 +41,57 @@ pub fn unknown(reason: Option<String>) -> VolumeReport {
         reason,
         used_bytes: None,
         free_bytes: None,
+        swap_bytes: None,
     }
 }
 
-pub type Surveyed = (VolumeReport, Option<&'static dyn FileSystem>);
+/// What came of judging one volume.
+pub struct Surveyed {
+    pub report: VolumeReport,
+    /// The file system whose map was counted, if it is trusted.
+    pub file_system: Option<&'static dyn FileSystem>,
+    /// A sleeping system will go on with it, and with others of the disk.
+    pub hibernated: bool,
+    /// Whether it was left in a state that a system which was shut down leaves: known
+    /// and trusted, or nothing at all.
+    pub settled: bool,
+}
+
+impl Surveyed {
+    /// A volume whose map is not counted.
+    fn uncounted(report: VolumeReport) -> Self {
+        Surveyed { report, file_system: None, hibernated: false, settled: false }
+    }
+}
+
+/// The report of a volume that bears several signatures.
+fn ambiguous(identity: &Identity) -> VolumeReport {
+    let reason = format!(
+        "signatures of {} in one place: no telling which one is live; if one is a \
+         leftover, remove its signature (wipefs in Linux)",
+        identity.names().join(" and ")
+    );
+    VolumeReport { state: VolumeState::Untrusted, ..unknown(Some(reason)) }
+}
+
+/// A signature that is a leftover if all of it lies in free space.
+struct Leftover {
+    place: Range<u64>,
+    /// How many of its bytes no free range has covered yet.
+    left: u64,
+}
+
+impl Leftover {
+    fn at(place: Range<u64>) -> Self {
+        Leftover { left: place.end - place.start, place }
+    }
+
+    fn pass(&mut self, free: &Range<u64>) {
+        let (start, end) =
+            (free.start.max(self.place.start), free.end.min(self.place.end));
+        self.left -= end.saturating_sub(start).min(self.left);
+    }
+}
 
 /// The running totals of a survey.
 pub struct Judge<'a> {
@@ -57,6 +107,30 @@ pub struct Judge<'a> {
     pub reached: u64,
     /// Whether the hook asked to stop while a volume was read.
     pub stopped: bool,
+}
+
+impl<'a> Judge<'a> {
+    pub fn new(image: &'a dyn Image) -> Self {
+        let facts = image.facts();
+        Judge {
+            image,
+            block_size: match facts.block_size {
+                0 => NO_BLOCKS,
+                size => size,
+            },
+            free: vec![0; facts.blocks_total as usize],
+            judged: Ranges::new(),
+            volume_space: Ranges::new(),
+            reached: 0,
+            stopped: false,
+        }
+    }
+
+    /// Forgets what was counted, as if no volume had been judged.
+    pub fn begin_again(&mut self) {
+        self.free.fill(0);
+        self.judged = Ranges::new();
+    }
 }
 
 impl Judge<'_> {
@@ -80,35 +154,36 @@ impl Judge<'_> {
     pub fn survey_volume(
         &mut self,
         volume: &Mapped<'_>,
-        identity: Identity,
+        identity: &Identity,
         allow: &Allowances,
         hook: &mut Hook<'_>,
     ) -> Result<Surveyed> {
-        let file_system = match identity {
-            Identity::Known(file_system) => file_system,
+        let (file_system, mut leftover) = match identity {
+            Identity::Known(file_system) => (*file_system, None),
             Identity::Foreign(name) => {
                 let reason = format!(
                     "the free space of {name} is not read; judged by zeros alone"
                 );
                 let report = VolumeReport {
-                    filesystem: Some(name.into()),
+                    filesystem: Some((*name).into()),
                     ..unknown(Some(reason))
                 };
-                return Ok((report, None));
+                let hibernated = *name == signature::HIBERNATION;
+                return Ok(Surveyed { hibernated, ..Surveyed::uncounted(report) });
             }
-            Identity::Ambiguous(names) => {
-                let reason = format!(
-                    "signatures of {} in one place: no telling which one is live; if one is a \
-                     leftover, remove its signature (wipefs in Linux)",
-                    names.join(" and ")
-                );
-                let state = VolumeState::Untrusted;
-                return Ok((VolumeReport { state, ..unknown(Some(reason)) }, None));
-            }
+            Identity::Ambiguous { foreign, .. } => match identity.elder() {
+                Some((elder, place)) => (elder, Some(Leftover::at(place))),
+                None => {
+                    let hibernated = foreign.contains(&signature::HIBERNATION);
+                    let report = ambiguous(identity);
+                    return Ok(Surveyed { hibernated, ..Surveyed::uncounted(report) });
+                }
+            },
             Identity::Nothing => {
                 let reason =
                     "no file system was recognised; judged by zeros alone".to_owned();
-                return Ok((unknown(Some(reason)), None));
+                let report = unknown(Some(reason));
+                return Ok(Surveyed { settled: true, ..Surveyed::uncounted(report) });
             }
         };
         // The volume's own counters: they count for the disk only if it is trusted.
@@ -120,6 +195,9 @@ impl Judge<'_> {
         let (stopped, reached) = (&mut self.stopped, &mut self.reached);
         let found = file_system.survey(volume, allow, &mut |range| {
             let start = range.start;
+            if let Some(leftover) = &mut leftover {
+                leftover.pass(&range);
+            }
             if order.accepts(&range, volume.len()) {
                 mapping.pieces(range, &mut |piece| {
                     *reached = piece.start.max(*reached);
@@ -149,6 +227,14 @@ impl Judge<'_> {
         if findings.untrusted.is_none() {
             findings.untrusted = order.broken(&findings, volume.len());
         }
+        if leftover
+            .is_some_and(|leftover| findings.untrusted.is_some() || leftover.left > 0)
+        {
+            return Ok(Surveyed {
+                hibernated: findings.hibernated,
+                ..Surveyed::uncounted(ambiguous(identity))
+            });
+        }
         let mut report = VolumeReport {
             filesystem: Some(findings.filesystem.clone()),
             label: findings.label.clone(),
@@ -156,15 +242,24 @@ impl Judge<'_> {
         };
         if findings.untrusted.is_some() {
             report.state = VolumeState::Untrusted;
-            return Ok((report, None));
+            return Ok(Surveyed {
+                hibernated: findings.hibernated,
+                ..Surveyed::uncounted(report)
+            });
         }
         report.state = VolumeState::Trusted;
         report.free_bytes = Some(findings.free_bytes);
         report.used_bytes = Some(findings.length - findings.free_bytes);
+        report.swap_bytes = Some(findings.swap_bytes);
         let judged = &mut self.judged;
         mapping.pieces(0..findings.length, &mut |piece| judged.insert(piece));
         self.add(&counters);
-        Ok((report, Some(file_system)))
+        Ok(Surveyed {
+            report,
+            file_system: Some(file_system),
+            hibernated: false,
+            settled: true,
+        })
     }
 
     /// Counts what was found free for the disk.

@@ -6,12 +6,12 @@ use std::ops::{ControlFlow, Range};
 use super::Verdict;
 use super::judge::Judge;
 use super::order::Order;
+use super::volumes::Volumes;
 use crate::compact::zeros::{self, Job};
 use crate::compact::{Hook, Options};
 use crate::error::{Error, Kind, Result};
 use crate::ranges::Ranges;
-use crate::storage::{Mapped, Mapping, ReadAt};
-use crate::volume::FileSystem;
+use crate::storage::{Mapped, ReadAt};
 
 /// How many free ranges are held of blocks that are not complete: more than one of
 /// the largest blocks can have.
@@ -42,7 +42,7 @@ impl Judge<'_> {
     /// whose ranges the maps are asked for once more.
     pub fn search_all(
         &self,
-        trusted: &[(&'static dyn FileSystem, Mapping)],
+        volumes: &Volumes,
         options: &Options,
         verdicts: &[Verdict],
         hook: &mut Hook<'_>,
@@ -63,12 +63,12 @@ impl Judge<'_> {
                 stopped: false,
                 submit,
             };
-            for (file_system, mapping) in trusted {
+            for (file_system, mapping) in &volumes.trusted {
                 let volume = Mapped::new(self.image, mapping);
                 let mut failed = None;
                 let mut order = Order::default();
                 let findings =
-                    file_system.survey(&volume, &options.allow, &mut |found| {
+                    file_system.survey(&volume, &volumes.allow, &mut |found| {
                         if !order.accepts(&found, volume.len()) {
                             return;
                         }
