@@ -182,6 +182,7 @@ const REASONS: &[(Edit, &str)] = &[
     (|b| b.relabel(0, 72, &[0; 8]), "more or less than one area of data"),
     (|b| b.relabel(0, 88, &[1]), "more or less than one area of data"),
     (|b| b.relabel(0, 80, &[0xFF; 8]), "an area beyond the end"),
+    (|b| b.relabel(0, 80, &(8 * MIB + 512).to_le_bytes()), "an area beyond the end"),
     (|b| b.relabel(0, 112, &[0xFF; 8]), "an area beyond the end"),
     (|b| b.relabel(0, 112, &[0xFF, 0xFF, 0x7F]), "names areas that overlap"),
     (|b| b.relabel(0, 104, &512u64.to_le_bytes()), "names areas that overlap"),
@@ -241,6 +242,13 @@ const REASONS: &[(Edit, &str)] = &[
     (|b| b.rehead(0, 0, 40, &[0xFF; 8]), "a text outside itself"),
     (|b| b.rehead(0, 0, 48, &[0xFF; 8]), "a text outside itself"),
     (|b| b.rehead(0, 0, 48, &[0; 8]), "a text outside itself"),
+    (
+        |b| {
+            b.rehead(0, 0, 32, &512u64.to_le_bytes());
+            b.relabel(0, 112, &512u64.to_le_bytes());
+        },
+        "is too small",
+    ),
     (|b| b.rehead(0, 0, 56, &[0; 4]), "a text whose checksum does not hold"),
     (
         |b| {
