@@ -54,7 +54,7 @@ pub fn sh(script: &str) -> String {
 /// just written may keep a file system busy. Both pass.
 const PRELUDE: &str = r#"again() {
     local try
-    for try in $(seq 25); do "$@" 2>/dev/null && return; sleep 0.2; done
+    for try in $(seq 25); do "$@" 2>/dev/null && return 0; sleep 0.2; done
     "$@"
 }
 "#;
