@@ -17,6 +17,7 @@ mod ext;
 mod fat;
 mod ntfs;
 pub mod signature;
+mod xfs;
 
 use std::fmt;
 use std::ops::Range;
@@ -26,7 +27,7 @@ use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
 pub static FILE_SYSTEMS: &[&dyn FileSystem] =
-    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat];
+    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat, &xfs::Xfs];
 
 /// What a volume is, by every signature it bears.
 #[derive(Clone)]

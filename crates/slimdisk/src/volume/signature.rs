@@ -234,7 +234,6 @@ static ROWS: &[Row] = &[
     row("Linux hibernation image", &SWAP[5]),
     row("Linux hibernation image", &[mark(0, 0, b"\xED\xC3\x02\xE9\x98\x56\xE5\x0C")]),
     // File systems.
-    row("XFS", &[mark(0, 0, b"XFSB")]),
     row("Btrfs", &[mark(64 * KIB, 64, b"_BHRfS_M")]),
     row(
         "F2FS",
