@@ -36,3 +36,4 @@ mod support;
 mod verdicts;
 mod vhd;
 mod vhd_model;
+mod xfs;

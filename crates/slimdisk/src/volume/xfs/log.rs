@@ -17,6 +17,14 @@
 //! replay. A record that was begun after it shows in the cycles; where the kernel
 //! would ignore one that is not whole, the volume is not trusted here.
 //!
+//! When xfs_repair or xfs_admin empty the log, they write such a record at its start,
+//! in a new cycle, leave zeros after it, and fill the rest with the cycle before:
+//!
+//! ```text
+//! cycle  8   8  |  0   0   0 ...  |  7 ...
+//!        header data              block 512
+//! ```
+//!
 //! Source: XFS Algorithms & Data Structures, Journaling Log; how far from the head
 //! records can be missing is what the kernel assumes (`fs/xfs/xfs_log_recover.c`).
 
@@ -41,6 +49,9 @@ const MAX_RECORD: usize = (256 << 10) / BASIC_BLOCK + 8;
 /// 256 KiB, or of 32 KiB in version 1 of the log.
 const IN_FLIGHT_V2: u64 = (8 << 18) / 512;
 const IN_FLIGHT_V1: u64 = (8 << 15) / 512;
+/// How many basic blocks at the start of the log are written at once by what empties
+/// it.
+const EMPTIED: u64 = 512;
 /// `XLOG_UNMOUNT_TRANS`, and `XFS_LOG`, the client that writes it.
 const UNMOUNT: u8 = 0x20;
 const LOG_CLIENT: u8 = 0xAA;
@@ -123,8 +134,17 @@ fn words(block: &[u8]) -> Option<(u32, u32)> {
 impl Log<'_> {
     fn check_clean(&self) -> Result<u64> {
         let head = self.find_head()?;
-        let window = self.check_around(head)?;
-        self.check_last_record(head, &window)?;
+        // As far as writes can have been on their way when the machine stopped.
+        let in_flight = if self.fs.features.log_v2 { IN_FLIGHT_V2 } else { IN_FLIGHT_V1 };
+        let before = in_flight.min(self.blocks);
+        let first = (head.block + self.blocks - before) % self.blocks;
+        let window = self.read_ring(first, before)?;
+        self.check_cycles(head, first, &window, 0)?;
+        let emptied = self.check_last_record(head, &window)?;
+        let after = in_flight.min(self.blocks - before);
+        let first = head.block % self.blocks;
+        let window = self.read_ring(first, after)?;
+        self.check_cycles(head, first, &window, if emptied { EMPTIED } else { 0 })?;
         Ok(head.lsn())
     }
 
@@ -150,30 +170,27 @@ impl Log<'_> {
             let middle = before + (after - before) / 2;
             match self.cycle_at(middle)? {
                 cycle if cycle == first => before = middle,
-                cycle if cycle == last => after = middle,
+                cycle if cycle == last || cycle == 0 => after = middle,
                 _ => return Err(damaged("was not written to the end")),
             }
         }
         Ok(Head { block: after, cycle: first })
     }
 
-    /// Checks the cycles before and after the head as far as writes can have been on
-    /// their way, and gives the blocks before it.
-    fn check_around(&self, head: Head) -> Result<Vec<u8>> {
-        let in_flight = if self.fs.features.log_v2 { IN_FLIGHT_V2 } else { IN_FLIGHT_V1 };
-        let before = in_flight.min(self.blocks);
-        let after = in_flight.min(self.blocks - before);
-        let first = (head.block + self.blocks - before) % self.blocks;
-        let window = self.read_ring(first, before)?;
-        self.check_cycles(head, first, &window)?;
-        let first = head.block % self.blocks;
-        self.check_cycles(head, first, &self.read_ring(first, after)?)?;
-        Ok(window)
-    }
-
-    fn check_cycles(&self, head: Head, first: u64, blocks: &[u8]) -> Result<()> {
+    /// Checks the cycles of `blocks`, which begin at block `first`. Those before block
+    /// `zeros` may be zeros.
+    fn check_cycles(
+        &self,
+        head: Head,
+        first: u64,
+        blocks: &[u8],
+        zeros: u64,
+    ) -> Result<()> {
         for (number, block) in (first..).zip(blocks.chunks_exact(BASIC_BLOCK)) {
-            if cycle(block) != head.cycle_of(number % self.blocks) {
+            let number = number % self.blocks;
+            let sound = cycle(block) == head.cycle_of(number)
+                || number < zeros && block.iter().all(|byte| *byte == 0);
+            if !sound {
                 return Err(damaged("was not written to the end"));
             }
         }
@@ -193,8 +210,9 @@ impl Log<'_> {
         Ok(bytes)
     }
 
-    /// Checks that the record that ends at the head says nothing but "unmount".
-    fn check_last_record(&self, head: Head, window: &[u8]) -> Result<()> {
+    /// Checks that the record that ends at the head says nothing but "unmount", and
+    /// tells whether it was written by what emptied the log.
+    fn check_last_record(&self, head: Head, window: &[u8]) -> Result<bool> {
         let blocks = window.len() / BASIC_BLOCK;
         let recent = window.chunks_exact(BASIC_BLOCK).rev().take(MAX_RECORD);
         let Some(back) = recent.clone().position(is_header).map(|n| n + 1) else {
@@ -230,7 +248,7 @@ impl Log<'_> {
         if operation.flags & UNMOUNT == 0 || operation.client != LOG_CLIENT {
             return Err(dirty());
         }
-        // mkfs.xfs and xfs_repair leave the checksum out.
+        // Only the kernel writes a checksum.
         let sum = header.checksum.get();
         if sum != 0
             && !SUMMED
@@ -239,7 +257,7 @@ impl Log<'_> {
         {
             return Err(damaged("has a damaged record at its end"));
         }
-        Ok(())
+        Ok(sum == 0 && place == 0)
     }
 }
 
