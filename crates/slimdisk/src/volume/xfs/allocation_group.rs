@@ -98,8 +98,11 @@ impl AllocationGroup {
             }
         }
         let inside = fs.header_blocks()..fs.group_length(number);
-        if !group.other_roots.iter().all(|root| inside.contains(root)) {
-            return Err(headers.broken(2, "has a B+tree outside its group"));
+        let mut roots = [group.by_block.0, group.by_size.0].into_iter();
+        if !roots.all(|root| inside.contains(&root))
+            || !group.other_roots.iter().all(|root| inside.contains(root))
+        {
+            return Err(headers.broken(1, "or its AGI has a B+tree outside the group"));
         }
         Ok(group)
     }

@@ -19,7 +19,7 @@ use crate::support::{Scratch, have, sh};
 /// A name, the size, and options for `mkfs.xfs`.
 const OPTIONS: &[(&str, &str, &str)] = &[
     ("default", "64M", "-L label"),
-    ("1k", "64M", "-b size=1024 -i size=256,maxpct=50 -m crc=1 -i size=512"),
+    ("1k", "64M", "-b size=1024 -i maxpct=50"),
     ("2k", "64M", "-b size=2048 -d agcount=3"),
     ("8k", "100M", "-b size=8192"),
     ("64k", "320M", "-b size=65536"),
@@ -254,7 +254,11 @@ fn large_volume_is_read_in_few_bytes() {
     }
     let scratch = Scratch::new(test);
     let image = scratch.path("v");
-    for (size, options) in [("1T", ""), ("15T", ""), ("1T", "-d agcount=500")] {
+    for (size, options) in [
+        ("1T", "-l size=64m"),
+        ("15T", "-l size=64m"),
+        ("1T", "-l size=64m -d agcount=500"),
+    ] {
         mkfs(&image, size, options);
         let volume = Meter::new(HostFile::open_read(&image).unwrap());
         let (found, free) = survey(&volume);

@@ -13,9 +13,14 @@ use crate::support::{Noise, Scratch, have, sh};
 
 /// Fills a file of `blocks` blocks of 1 KiB and gives the odd ones back, so that no
 /// free block lies beside another.
-fn comb(scratch: &Scratch, options: &str, blocks: usize) -> std::path::PathBuf {
+pub fn comb(
+    scratch: &Scratch,
+    size: &str,
+    options: &str,
+    blocks: usize,
+) -> std::path::PathBuf {
     let image = scratch.path("v");
-    mkfs(&image, "70003K", options);
+    mkfs(&image, size, options);
     let content = Noise::new(23).bytes(blocks << 10);
     fs::write(scratch.path("content"), &content).unwrap();
     mounted(
@@ -50,7 +55,7 @@ fn tall_trees_are_read_and_survive_noise() {
         ("-b size=1024 -m rmapbt=1", 2000, 2),
         ("-b size=1024 -d agcount=2", 24_000, 3),
     ] {
-        let image = comb(&scratch, options, blocks);
+        let image = comb(&scratch, "70003K", options, blocks);
         let groups = geometry(&image).ag_count;
         let tallest = (0..groups)
             .map(|group| {
