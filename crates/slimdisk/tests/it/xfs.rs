@@ -126,19 +126,25 @@ fn geometry(image: &Path) -> Geometry {
 
 /// The blocks that the AGFLs set aside, by `xfs_db`.
 fn set_aside(image: &Path, geometry: &Geometry) -> Vec<u64> {
+    let commands: String = (0..geometry.ag_count)
+        .map(|n| {
+            format!(
+                " -c 'agf {n}' -c 'p flfirst' -c 'p flcount' -c 'agfl {n}' -c 'p bno'"
+            )
+        })
+        .collect();
+    let text = sh(&format!("xfs_db -r {commands} {}", image.display()));
+    let values: Vec<&str> =
+        text.lines().filter_map(|line| line.split_once(" = ")).map(|(_, v)| v).collect();
     let mut blocks = Vec::new();
-    for group in 0..geometry.ag_count {
-        let agf = format!("agf {group}");
-        let fields = [&*agf, "p flfirst", "p flcount"];
-        let [first, count] = xfs_db(image, &fields)[..] else { panic!("no AGF") };
-        let list =
-            sh(&format!("xfs_db -r -c 'agfl {group}' -c 'p bno' {}", image.display()));
-        let list: Vec<&str> = list
+    for (group, fields) in (0..).zip(values.chunks(3)) {
+        let [first, count] = [0, 1].map(|field| fields[field].parse::<usize>().unwrap());
+        let list: Vec<&str> = fields[2]
             .split_whitespace()
             .filter_map(|item| item.split_once(':'))
             .map(|(_, block)| block)
             .collect();
-        let used = list.iter().cycle().skip(first as usize).take(count as usize);
+        let used = list.iter().cycle().skip(first).take(count);
         blocks
             .extend(used.map(|b| group * geometry.ag_blocks + b.parse::<u64>().unwrap()));
     }
@@ -147,18 +153,16 @@ fn set_aside(image: &Path, geometry: &Geometry) -> Vec<u64> {
     blocks
 }
 
-/// Takes blocks off free ranges.
+/// Takes blocks, in ascending order, off free ranges.
 fn without(free: Vec<Range<u64>>, blocks: &[u64], size: u64) -> Vec<Range<u64>> {
     let mut rest = Vec::new();
     for mut range in free {
-        for block in blocks {
-            let bytes = block * size..(block + 1) * size;
-            if bytes.start < range.end && range.start < bytes.end {
-                if range.start < bytes.start {
-                    push(&mut rest, range.start..bytes.start);
-                }
-                range.start = bytes.end;
+        let first = blocks.partition_point(|block| (block + 1) * size <= range.start);
+        for block in blocks.iter().skip(first).take_while(|b| *b * size < range.end) {
+            if range.start < block * size {
+                push(&mut rest, range.start..block * size);
             }
+            range.start = (block + 1) * size;
         }
         if range.start < range.end {
             push(&mut rest, range);
