@@ -3,6 +3,7 @@
 //! `xfs_db`, partclone and the kernel count the blocks of the AGFL (set aside for
 //! B+trees) as free; here they are in use, so they are taken off.
 
+mod damage;
 mod dirty;
 mod distrust;
 mod log;
@@ -196,7 +197,7 @@ fn total(ranges: &[Range<u64>]) -> u64 {
     ranges.iter().map(|range| range.end - range.start).sum()
 }
 
-/// A copy with noise in `free`, which xfs_repair finds nothing wrong with.
+/// A copy with noise in `free`, which `xfs_repair` finds nothing wrong with.
 fn noisy_copy(image: &Path, free: &[Range<u64>]) -> PathBuf {
     let copy = image.with_extension("noisy");
     fs::copy(image, &copy).unwrap();
@@ -212,7 +213,7 @@ fn repair_finds_nothing(image: &Path) {
     ));
 }
 
-/// What xfs_logprint says of the log.
+/// What `xfs_logprint` says of the log.
 fn log_state(image: &Path) -> String {
     let print = sh(&format!("xfs_logprint -t {} 2>&1 || true", image.display()));
     let state = print.split_once("state: <").map_or(&*print, |(_, state)| state);

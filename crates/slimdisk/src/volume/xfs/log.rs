@@ -17,7 +17,7 @@
 //! replay. A record that was begun after it shows in the cycles; where the kernel
 //! would ignore one that is not whole, the volume is not trusted here.
 //!
-//! When xfs_repair or xfs_admin empty the log, they write such a record at its start,
+//! When `xfs_repair` or `xfs_admin` empty the log, they write such a record at its start,
 //! in a new cycle, leave zeros after it, and fill the rest with the cycle before:
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! The log against xfs_logprint, which finds its end as the kernel does: logs that the
+//! The log against `xfs_logprint`, which finds its end as the kernel does: logs that the
 //! kernel wrote around their end, and logs laid out here, record by record.
 
 use std::fs;
