@@ -19,6 +19,7 @@ mod fat;
 mod ntfs;
 pub mod signature;
 mod swap;
+mod xfs;
 
 use std::fmt;
 use std::ops::Range;
@@ -27,8 +28,15 @@ use crate::error::{Error, Kind, Result};
 use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
-pub static FILE_SYSTEMS: &[&dyn FileSystem] =
-    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat, &btrfs::Btrfs, &swap::Swap];
+pub static FILE_SYSTEMS: &[&dyn FileSystem] = &[
+    &ntfs::Ntfs,
+    &ext::Ext,
+    &xfs::Xfs,
+    &btrfs::Btrfs,
+    &fat::Fat,
+    &exfat::Exfat,
+    &swap::Swap,
+];
 
 /// What a volume is, by every signature it bears.
 #[derive(Clone)]

@@ -77,6 +77,12 @@ impl FileSystem for Btrfs {
         Ok(magic == *superblock::MAGIC)
     }
 
+    /// `mkfs.btrfs` fills the first 2 MiB with zeros, the formatter of `WinBtrfs` the
+    /// first one, and btrfs-convert all before the superblock.
+    fn erases_the_start(&self) -> Option<Range<u64>> {
+        Some(superblock::PRIMARY..superblock::PRIMARY + superblock::SIZE)
+    }
+
     fn survey(
         &self,
         volume: &dyn ReadAt,

@@ -40,3 +40,4 @@ mod swap;
 mod verdicts;
 mod vhd;
 mod vhd_model;
+mod xfs;

@@ -11,7 +11,7 @@ use crate::support::{Noise, Scratch, have, sh, sh_output};
 /// Our name, blkid's TYPE, the size in MiB, the tool and how it makes one in `$v`
 /// (`$d` is a folder with a file in it).
 const MADE: &[(&str, &str, u32, &str, &str)] = &[
-    ("XFS", "xfs", 310, "mkfs.xfs", "mkfs.xfs -q $v"),
+    ("xfs", "xfs", 310, "mkfs.xfs", "mkfs.xfs -q $v"),
     ("btrfs", "btrfs", 128, "mkfs.btrfs", "mkfs.btrfs -q $v"),
     ("swap", "swap", 64, "mkswap", "mkswap $v"),
     ("swap", "swap", 64, "mkswap", "mkswap -p 16384 $v"),

@@ -23,8 +23,9 @@ use crate::error::{Error, Result};
 use crate::storage::{ReadAt, read_struct};
 
 /// Where the copies lie, the one that counts first.
-const COPIES: [u64; 3] = [64 << 10, 64 << 20, 256 << 30];
-const SIZE: u64 = 4096;
+pub(super) const PRIMARY: u64 = 64 << 10;
+const COPIES: [u64; 3] = [PRIMARY, 64 << 20, 256 << 30];
+pub(super) const SIZE: u64 = 4096;
 
 pub(super) const MAGIC: &[u8; 8] = b"_BHRfS_M";
 pub(super) const MAGIC_OFFSET: u64 = 0x1_0040;

@@ -226,7 +226,6 @@ pub(super) static ROWS: &[Row] = &[
     row(HIBERNATION, &SWAP[4]),
     row(HIBERNATION, &[mark(0, 0, b"\xED\xC3\x02\xE9\x98\x56\xE5\x0C")]),
     // File systems.
-    row("XFS", &[mark(0, 0, b"XFSB")]),
     row(
         "F2FS",
         &[mark(1024, 0, b"\x10\x20\xF5\xF2"), mark(5120, 0, b"\x10\x20\xF5\xF2")],
