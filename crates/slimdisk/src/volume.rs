@@ -14,6 +14,7 @@
 mod cluster_heap;
 mod exfat;
 mod ext;
+mod f2fs;
 mod fat;
 mod ntfs;
 pub mod signature;
@@ -26,7 +27,7 @@ use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
 pub static FILE_SYSTEMS: &[&dyn FileSystem] =
-    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat];
+    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat, &f2fs::F2fs];
 
 /// What a volume is, by every signature it bears.
 #[derive(Clone)]

@@ -236,10 +236,6 @@ static ROWS: &[Row] = &[
     // File systems.
     row("XFS", &[mark(0, 0, b"XFSB")]),
     row("Btrfs", &[mark(64 * KIB, 64, b"_BHRfS_M")]),
-    row(
-        "F2FS",
-        &[mark(1024, 0, b"\x10\x20\xF5\xF2"), mark(5120, 0, b"\x10\x20\xF5\xF2")],
-    ),
     // apple: HFS+ is version 4, HFSX version 5; HFS has its drAlBlkSiz a multiple of
     // 512, and may be a wrapper around HFS+.
     row_if("HFS+", &[mark(1024, 0, b"H+"), mark(1024, 0, b"HX")], |s| {

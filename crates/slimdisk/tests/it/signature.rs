@@ -26,7 +26,6 @@ const MADE: &[(&str, &str, u32, &str, &str)] = &[
         "cryptsetup",
         "luks luks2; dd if=/dev/zero of=$v bs=4096 count=1 conv=notrunc",
     ),
-    ("F2FS", "f2fs", 64, "mkfs.f2fs", "mkfs.f2fs -q $v"),
     ("ReiserFS", "reiserfs", 64, "mkfs.reiserfs", "mkfs.reiserfs -q -ff $v"),
     ("JFS", "jfs", 16, "mkfs.jfs", "mkfs.jfs -q $v"),
     ("NILFS2", "nilfs2", 160, "mkfs.nilfs2", "mkfs.nilfs2 -q $v"),
@@ -101,7 +100,7 @@ fn lvm_physical_volumes_are_named() {
 #[test]
 fn what_is_read_bears_no_foreign_signature() {
     let test = "what_is_read_bears_no_foreign_signature";
-    if !have(test, &["mkfs.ntfs", "mke2fs", "mkfs.vfat", "mkfs.exfat"]) {
+    if !have(test, &["mkfs.ntfs", "mke2fs", "mkfs.vfat", "mkfs.exfat", "mkfs.f2fs"]) {
         return;
     }
     let scratch = Scratch::new(test);
@@ -117,6 +116,7 @@ fn what_is_read_bears_no_foreign_signature() {
         "mkfs.vfat -F 16 $v",
         "mkfs.vfat -F 32 -s 1 -n X $v",
         "mkfs.vfat -F 32 -S 2048 -s 1 $v",
+        "truncate -s 64M $v; mkfs.f2fs -q $v",
     ] {
         sh(&format!(
             "v={}; rm -f $v; truncate -s 32M $v; {script} >/dev/null 2>&1",
