@@ -18,6 +18,7 @@ mod crash;
 mod end_to_end;
 mod exfat;
 mod ext;
+mod f2fs;
 mod fat;
 mod faults;
 mod free_map;

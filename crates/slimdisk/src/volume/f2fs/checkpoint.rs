@@ -6,7 +6,8 @@
 //!
 //! Two packs take turns. A pack counts if both its checkpoint blocks match their
 //! checksums and have the same version; of two, the newer one is mounted. Here both
-//! must count: a damaged one may have been the newer.
+//! must count: a damaged one may have been the newer. (`resize.f2fs` leaves one that
+//! does not, until the kernel writes the next.)
 //!
 //! Source: `f2fs_get_valid_checkpoint`, `validate_checkpoint` and
 //! `f2fs_sanity_check_ckpt` in the kernel's `fs/f2fs`.
@@ -48,6 +49,9 @@ mod flag {
         | LARGE_NAT_BITMAP
         | FASTBOOT;
 }
+
+/// What to do about one checkpoint of the two: fsck.f2fs does not write it anew.
+const WRITE_ANEW: &str = "mount it in Linux, change a file and unmount it";
 
 /// Where the last checksum can lie, and where the version bitmaps begin.
 const LAST_CHECKSUM: usize = 4092;
@@ -246,7 +250,7 @@ fn bit(bitmap: &[u8], number: u64) -> bool {
 impl Pack {
     fn read(volume: &dyn ReadAt, start: u64) -> Result<Self> {
         let damaged = |what: &str| {
-            Error::invalid(format!("a checkpoint {what}: {RUN_FSCK}"))
+            Error::invalid(format!("a checkpoint {what}: {WRITE_ANEW}"))
                 .at(Superblock::byte(start))
         };
         let first = read_block(volume, start)?;
@@ -269,7 +273,7 @@ fn read_block(volume: &dyn ReadAt, block: u64) -> Result<RawCheckpoint> {
     let mut bytes = vec![0; usize::try_from(BLOCK).unwrap_or(0)];
     volume.read_at(offset, &mut bytes)?;
     checked(&bytes).ok_or_else(|| {
-        Error::invalid(format!("a checkpoint does not match its checksum: {RUN_FSCK}"))
+        Error::invalid(format!("a checkpoint does not match its checksum: {WRITE_ANEW}"))
             .at(offset)
     })
 }
@@ -300,7 +304,7 @@ mod tests {
     fn the_sum_leaves_itself_out_wherever_it_lies() {
         for at in [192usize, 1000, 4092] {
             let mut block: Vec<u8> = (0..4096u32).map(|n| (n % 251) as u8).collect();
-            block[168..172].copy_from_slice(&(at as u32).to_le_bytes());
+            block[164..168].copy_from_slice(&(at as u32).to_le_bytes());
             let rest: Vec<u8> = [&block[..at], &block[at + 4..]].concat();
             block[at..at + 4].copy_from_slice(&crc32(MAGIC, &rest).to_le_bytes());
             assert!(checked(&block).is_some(), "{at}");
