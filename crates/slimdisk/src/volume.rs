@@ -16,6 +16,7 @@ mod exfat;
 mod ext;
 mod f2fs;
 mod fat;
+mod hfsplus;
 mod ntfs;
 pub mod signature;
 
@@ -27,7 +28,7 @@ use crate::storage::ReadAt;
 
 /// The file systems whose free maps are read.
 pub static FILE_SYSTEMS: &[&dyn FileSystem] =
-    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat, &f2fs::F2fs];
+    &[&ntfs::Ntfs, &ext::Ext, &fat::Fat, &exfat::Exfat, &f2fs::F2fs, &hfsplus::HfsPlus];
 
 /// What a volume is, by every signature it bears.
 #[derive(Clone)]

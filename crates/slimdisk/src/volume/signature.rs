@@ -60,10 +60,6 @@ impl Structure<'_> {
         u16::from_le_bytes(self.bytes(at))
     }
 
-    fn be16(&self, at: usize) -> u16 {
-        u16::from_be_bytes(self.bytes(at))
-    }
-
     fn le32(&self, at: usize) -> u32 {
         u32::from_le_bytes(self.bytes(at))
     }
@@ -236,11 +232,7 @@ static ROWS: &[Row] = &[
     // File systems.
     row("XFS", &[mark(0, 0, b"XFSB")]),
     row("Btrfs", &[mark(64 * KIB, 64, b"_BHRfS_M")]),
-    // apple: HFS+ is version 4, HFSX version 5; HFS has its drAlBlkSiz a multiple of
-    // 512, and may be a wrapper around HFS+.
-    row_if("HFS+", &[mark(1024, 0, b"H+"), mark(1024, 0, b"HX")], |s| {
-        matches!(s.be16(2), 4 | 5)
-    }),
+    // apple: HFS has its drAlBlkSiz a multiple of 512, and may be a wrapper around HFS+.
     row_if("HFS", &[mark(1024, 0, b"BD")], |s| {
         let size = u32::from_be_bytes(s.bytes(20));
         size != 0 && size.is_multiple_of(512)

@@ -22,6 +22,7 @@ mod f2fs;
 mod fat;
 mod faults;
 mod free_map;
+mod hfsplus;
 mod io_faults;
 mod layering;
 mod modes;

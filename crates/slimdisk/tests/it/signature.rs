@@ -176,8 +176,6 @@ fn what_blkid_believes_is_named() {
         ("UFS", "ufs", size, &[(8192 + 1372, b"\x54\x19\x01\0")]),
         ("UFS", "ufs", size, &[(65536 + 1372, b"\x19\x54\x01\x19")]),
         ("UFS", "ufs", size, &[(262_144 + 1372, b"\x19\x01\x54\x19")]),
-        ("HFS+", "hfsplus", size, &[(1024, b"H+\0\x04"), (1024 + 40, b"\0\0\x10\0")]),
-        ("HFS+", "hfsplus", size, &[(1024, b"HX\0\x05"), (1024 + 40, b"\0\0\x10\0")]),
         ("HFS", "hfs", size, &[(1024, b"BD"), (1024 + 20, b"\0\0\x10\0")]),
         (
             "VMware VMFS volume",
