@@ -1,4 +1,4 @@
-//! HFS Plus against partclone, the Sleuth Kit and hfsplus-utils, on volumes made here
+//! HFS Plus against partclone and the Sleuth Kit, on volumes made here
 //! (`hfsplus/maker.rs`) and by xorriso.
 
 mod distrust;
@@ -95,7 +95,7 @@ fn recipes() -> Vec<(&'static str, Recipe)> {
 #[test]
 fn every_layout_has_the_map_of_its_judges_and_survives_noise() {
     let test = "every_hfsplus_has_the_map_of_its_judges_and_survives_noise";
-    if !have(test, TOOLS) || !have(test, &["hpfsck"]) {
+    if !have(test, TOOLS) {
         return;
     }
     let scratch = Scratch::new("hfsplus-maps");
@@ -129,11 +129,6 @@ fn every_layout_has_the_map_of_its_judges_and_survives_noise() {
             }
         }
         assert_eq!(compared, made.files.len(), "{name}");
-        // hpfsck knows neither HFSX nor the extents of special files that overflow.
-        if recipe.signature == b"H+" && !recipe.scattered {
-            let found = sh(&format!("hpfsck -v {} 2>&1", image.display()));
-            assert!(!found.contains("error"), "{name}: {found}");
-        }
     }
 }
 
@@ -167,7 +162,6 @@ fn a_volume_of_xorriso_has_the_map_of_its_judges() {
     let image = scratch.path("v");
     fs::write(&image, &volume).unwrap();
     let (found, free) = survey(&volume);
-    println!("{found:?} {free:?}");
     assert_eq!(found.untrusted, None);
     assert_eq!(found.label.as_deref(), Some("FOREIGN"));
     assert_eq!(free, partclone_free(&image));

@@ -10,7 +10,9 @@ use zerocopy::big_endian::{U16, U32};
 
 use super::REPAIR;
 use super::fork::Fork;
-use super::on_disk::{RawExtent, RawExtentKey, RawNodeDescriptor, RawTreeHeader};
+use super::on_disk::{
+    RawCatalogKey, RawExtent, RawExtentKey, RawNodeDescriptor, RawTreeHeader,
+};
 use crate::error::{Error, Result};
 use crate::storage::ReadAt;
 
@@ -23,6 +25,11 @@ const MAX_DEPTH: u16 = 16;
 
 /// `kHFSRootParentID`, the parent of the root folder.
 const ROOT_PARENT: u32 = 1;
+/// Characters of 16 bits in a name.
+const MAX_NAME: usize = 255;
+
+/// File, fork and first block, in the order of the extents overflow file.
+type ExtentKey = (u32, u8, u32);
 
 /// A B-tree's header, checked.
 struct Tree<'a> {
@@ -141,13 +148,16 @@ impl<'a> ExtentsTree<'a> {
         if tree.depth == 0 {
             return Ok(());
         }
-        // Keys ascend from leaf to leaf, so no leaf is visited twice.
+        // Keys ascend from leaf to leaf, so no leaf is visited twice; and what lies
+        // before the wanted ones is all in the first leaf.
         let mut last = None;
         loop {
+            let first_leaf = last.is_none();
             let node = tree.node(number, LEAF, 1)?;
             for index in 0..node.descriptor.records.get() {
                 let (key, value) = self.key(&node, index)?;
-                if last.is_some_and(|last| key <= last) {
+                let before = key < wanted && !first_leaf;
+                if before || last.is_some_and(|last| key <= last) {
                     return Err(tree.damaged());
                 }
                 last = Some(key);
@@ -169,7 +179,7 @@ impl<'a> ExtentsTree<'a> {
     }
 
     /// A record's key, in the order of the tree (file, fork, block), and its value.
-    fn key<'n>(&self, node: &'n Node, index: u16) -> Result<((u32, u8, u32), &'n [u8])> {
+    fn key<'n>(&self, node: &'n Node, index: u16) -> Result<(ExtentKey, &'n [u8])> {
         let record = self.0.record(node, index)?;
         let (key, value) =
             RawExtentKey::read_from_prefix(record).map_err(|_| self.0.damaged())?;
@@ -186,14 +196,13 @@ pub(super) fn root_folder_name(volume: &dyn ReadAt, catalog: &Fork) -> Result<St
     let tree = Tree::open(volume, catalog)?;
     let node = tree.node(tree.first_leaf, LEAF, 1)?;
     let record = tree.record(&node, 0)?;
-    let key = record.split_at_checked(8).and_then(|(head, name)| {
-        let (_, parent) = <(&[u8; 2], &[u8])>::from(head.split_first_chunk::<2>()?);
-        let (parent, length) = parent.split_first_chunk::<4>()?;
-        let length = usize::from(u16::from_be_bytes(length.try_into().ok()?));
-        (u32::from_be_bytes(*parent) == ROOT_PARENT).then_some(())?;
-        name.get(..length.checked_mul(2)?).filter(|_| length <= 255)
-    });
-    let name = key.ok_or_else(|| {
+    let key = RawCatalogKey::read_from_prefix(record).ok();
+    let name =
+        key.filter(|(key, _)| key.parent.get() == ROOT_PARENT).and_then(|(key, rest)| {
+            let length = usize::from(key.name_length.get());
+            rest.get(..length * 2).filter(|_| length <= MAX_NAME)
+        });
+    let name = name.ok_or_else(|| {
         Error::invalid(format!(
             "the catalog does not begin with the root folder: {REPAIR}"
         ))
