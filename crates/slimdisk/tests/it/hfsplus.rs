@@ -115,7 +115,10 @@ fn every_layout_has_the_map_of_its_judges_and_survives_noise() {
         assert!(read < 64 << 10, "{name}: {read} bytes read");
 
         fs::write(&image, &made.bytes).unwrap();
-        assert_eq!(free, partclone_free(&image), "{name}");
+        // partclone reads no more of the allocation file than its first eight extents.
+        if !recipe.scattered {
+            assert_eq!(free, partclone_free(&image), "{name}");
+        }
         assert_eq!(free, sleuthkit_free(&image, recipe.block as u64), "{name}");
         sh(&format!("fsstat -f hfs {} >/dev/null", image.display()));
 

@@ -320,14 +320,14 @@ impl Recipe {
         let (piece, gap) = if self.scattered { (1, 2) } else { (usize::MAX, 0) };
         let allocation = maker.pieces(map_size.div_ceil(block), piece, gap);
         let (mut info, mut journal) = (0, 0);
-        let mut info_bytes = Vec::new();
+
         if let Some(order) = self.journal {
             info = maker.take(1).0;
             let length = 32_768usize.div_ceil(block);
             journal = maker.take(length).0;
             let (at, length) = ((journal * block) as u64, (length * block) as u64);
             let flags = if order == 'i' { 5 } else { 1 };
-            info_bytes =
+            let mut info_bytes =
                 Bytes::default().n(4, flags).raw(&[0; 32]).n(8, at).n(8, length).0;
             info_bytes.resize(180, 0);
             if order != 'i' {
