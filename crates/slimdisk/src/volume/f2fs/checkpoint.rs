@@ -302,9 +302,10 @@ mod tests {
 
     #[test]
     fn the_sum_leaves_itself_out_wherever_it_lies() {
-        for at in [192usize, 1000, 4092] {
+        for at in [192u16, 1000, 4092] {
             let mut block: Vec<u8> = (0..4096u32).map(|n| (n % 251) as u8).collect();
-            block[164..168].copy_from_slice(&(at as u32).to_le_bytes());
+            block[164..168].copy_from_slice(&u32::from(at).to_le_bytes());
+            let at = usize::from(at);
             let rest: Vec<u8> = [&block[..at], &block[at + 4..]].concat();
             block[at..at + 4].copy_from_slice(&crc32(MAGIC, &rest).to_le_bytes());
             assert!(checked(&block).is_some(), "{at}");

@@ -550,7 +550,6 @@ fn damage_frees_nothing() {
         mend: &|bytes| {
             let first: Vec<u8> = bytes[1024..1024 + 3072].to_vec();
             put(bytes, 1024 + BLOCK, &first);
-            let start = start;
             let copy = bytes[start..start + BLOCK].to_vec();
             let blocks = le(bytes, start + 136, 4);
             if (2..512).contains(&blocks) && le(bytes, start + 164, 4) <= 4092 {
