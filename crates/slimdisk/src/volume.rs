@@ -15,7 +15,9 @@ mod btrfs;
 mod cluster_heap;
 mod exfat;
 mod ext;
+mod f2fs;
 mod fat;
+mod hfsplus;
 mod ntfs;
 pub mod signature;
 mod swap;
@@ -35,6 +37,8 @@ pub static FILE_SYSTEMS: &[&dyn FileSystem] = &[
     &btrfs::Btrfs,
     &fat::Fat,
     &exfat::Exfat,
+    &hfsplus::HfsPlus,
+    &f2fs::F2fs,
     &swap::Swap,
 ];
 

@@ -26,7 +26,7 @@ const MADE: &[(&str, &str, u32, &str, &str)] = &[
         "cryptsetup",
         "luks luks2; dd if=/dev/zero of=$v bs=4096 count=1 conv=notrunc",
     ),
-    ("F2FS", "f2fs", 64, "mkfs.f2fs", "mkfs.f2fs -q $v"),
+    ("f2fs", "f2fs", 64, "mkfs.f2fs", "mkfs.f2fs -q $v"),
     ("ReiserFS", "reiserfs", 64, "mkfs.reiserfs", "mkfs.reiserfs -q -ff $v"),
     ("JFS", "jfs", 16, "mkfs.jfs", "mkfs.jfs -q $v"),
     ("NILFS2", "nilfs2", 160, "mkfs.nilfs2", "mkfs.nilfs2 -q $v"),
@@ -101,7 +101,10 @@ fn lvm_physical_volumes_are_named() {
 #[test]
 fn what_is_read_bears_no_foreign_signature() {
     let test = "what_is_read_bears_no_foreign_signature";
-    if !have(test, &["mkfs.ntfs", "mke2fs", "mkfs.vfat", "mkfs.exfat", "mkfs.btrfs"]) {
+    if !have(
+        test,
+        &["mkfs.ntfs", "mke2fs", "mkfs.vfat", "mkfs.exfat", "mkfs.btrfs", "mkfs.f2fs"],
+    ) {
         return;
     }
     let scratch = Scratch::new(test);
@@ -115,6 +118,7 @@ fn what_is_read_bears_no_foreign_signature() {
         "mkfs.vfat -F 12 -s 32 $v",
         "mkfs.exfat $v",
         "mkfs.btrfs -q --mixed $v",
+        "truncate -s 64M $v; mkfs.f2fs -q $v",
         "truncate -s 128M $v; mkfs.btrfs -q $v",
         "mkfs.vfat -F 16 $v",
         "mkfs.vfat -F 32 -s 1 -n X $v",
@@ -178,8 +182,6 @@ fn what_blkid_believes_is_named() {
         ("UFS", "ufs", size, &[(8192 + 1372, b"\x54\x19\x01\0")]),
         ("UFS", "ufs", size, &[(65536 + 1372, b"\x19\x54\x01\x19")]),
         ("UFS", "ufs", size, &[(262_144 + 1372, b"\x19\x01\x54\x19")]),
-        ("HFS+", "hfsplus", size, &[(1024, b"H+\0\x04"), (1024 + 40, b"\0\0\x10\0")]),
-        ("HFS+", "hfsplus", size, &[(1024, b"HX\0\x05"), (1024 + 40, b"\0\0\x10\0")]),
         ("HFS", "hfs", size, &[(1024, b"BD"), (1024 + 20, b"\0\0\x10\0")]),
         (
             "VMware VMFS volume",

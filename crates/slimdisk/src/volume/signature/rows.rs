@@ -50,10 +50,6 @@ impl Structure<'_> {
         u16::from_le_bytes(self.bytes(at))
     }
 
-    fn be16(&self, at: usize) -> u16 {
-        u16::from_be_bytes(self.bytes(at))
-    }
-
     fn le32(&self, at: usize) -> u32 {
         u32::from_le_bytes(self.bytes(at))
     }
@@ -226,15 +222,7 @@ pub(super) static ROWS: &[Row] = &[
     row(HIBERNATION, &SWAP[4]),
     row(HIBERNATION, &[mark(0, 0, b"\xED\xC3\x02\xE9\x98\x56\xE5\x0C")]),
     // File systems.
-    row(
-        "F2FS",
-        &[mark(1024, 0, b"\x10\x20\xF5\xF2"), mark(5120, 0, b"\x10\x20\xF5\xF2")],
-    ),
-    // apple: HFS+ is version 4, HFSX version 5; HFS has its drAlBlkSiz a multiple of
-    // 512, and may be a wrapper around HFS+.
-    row_if("HFS+", &[mark(1024, 0, b"H+"), mark(1024, 0, b"HX")], |s| {
-        matches!(s.be16(2), 4 | 5)
-    }),
+    // apple: HFS has its drAlBlkSiz a multiple of 512, and may be a wrapper around HFS+.
     row_if("HFS", &[mark(1024, 0, b"BD")], |s| {
         let size = u32::from_be_bytes(s.bytes(20));
         size != 0 && size.is_multiple_of(512)
