@@ -53,6 +53,22 @@ const GUESTS: &[Guest] = &[
         check: "e2fsck -fn $v",
     },
     Guest {
+        name: "xfs",
+        size: "320M",
+        tools: &["mkfs.xfs", "xfs_repair", "losetup"],
+        mkfs: "mkfs.xfs -q $v",
+        mount: LOOP,
+        check: "xfs_repair -n $v 2>&1",
+    },
+    Guest {
+        name: "btrfs",
+        size: "160M",
+        tools: &["mkfs.btrfs", "btrfs", "losetup"],
+        mkfs: "mkfs.btrfs -q $v >/dev/null 2>&1",
+        mount: LOOP,
+        check: "btrfs check --readonly --check-data-csum $v 2>&1",
+    },
+    Guest {
         name: "ntfs",
         size: "96M",
         tools: &["mkntfs", "ntfs-3g", "ntfsfix", "pgrep"],
@@ -167,6 +183,16 @@ fn ext4() {
 #[test]
 fn ext3() {
     guest("ext3");
+}
+
+#[test]
+fn xfs() {
+    guest("xfs");
+}
+
+#[test]
+fn btrfs() {
+    guest("btrfs");
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod guests;
 mod hfsplus;
 mod io_faults;
 mod layering;
+mod leftover;
 mod lvm;
 mod modes;
 mod noise;

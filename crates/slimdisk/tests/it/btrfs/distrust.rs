@@ -698,11 +698,8 @@ fn info(bytes: &mut [u8], how: impl Fn(&mut Key, &mut Vec<u8>)) {
 fn free_range(bytes: &[u8]) -> Key {
     let chunks = Image::of(bytes).chunks;
     let exists = |key: Key| chunks.iter().any(|c| (c.0..c.0 + c.1).contains(&key.0));
-    let items = contents(bytes, FREE_SPACE).into_iter().map(|(key, _)| key);
-    items
-        .filter(|key| key.1 == 199 && key.2 >= 16384 && exists(*key))
-        .next_back()
-        .unwrap()
+    let mut items = contents(bytes, FREE_SPACE).into_iter().map(|(key, _)| key);
+    items.rfind(|key| key.1 == 199 && key.2 >= 16384 && exists(*key)).unwrap()
 }
 
 fn range(bytes: &mut [u8], how: impl Fn(&mut Key)) {
