@@ -6,6 +6,9 @@ use slimdisk::{Error, Result};
 
 #[path = "../../crates/slimdisk/tests/it/faults.rs"]
 pub mod faults;
+#[allow(dead_code)]
+#[path = "../../crates/slimdisk/tests/it/hfsplus/maker.rs"]
+mod hfsplus_maker;
 #[path = "../../crates/slimdisk/tests/it/noise.rs"]
 mod noise;
 #[path = "../../crates/slimdisk/tests/it/planner/properties.rs"]
