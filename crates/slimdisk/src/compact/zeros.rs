@@ -189,6 +189,10 @@ mod tests {
             unreachable!()
         }
 
+        fn settled(&self) -> Result<()> {
+            Ok(())
+        }
+
         fn compactable(&self) -> Result<()> {
             Ok(())
         }

@@ -50,6 +50,12 @@ pub fn open_read(path: &Path) -> Result<File> {
     open(path, OpenOptions::new().read(true))
 }
 
+/// Opens a regular file for a look; a lease of somebody else fails it, as it would
+/// [`open_read`].
+pub fn glance(path: &Path) -> Result<File> {
+    open_read(path)
+}
+
 /// Opens a regular file for reading and writing, without waiting for anybody.
 pub fn open_write(path: &Path) -> Result<File> {
     open(path, OpenOptions::new().read(true).write(true))

@@ -2,19 +2,26 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use zerocopy::IntoBytes;
 
-use super::facts;
 use super::inspect::{Sparse, Structures};
 use super::raw::{DISK_TYPE_DIFFERENCING, FOOTER_LEN, Footer, SECTOR};
+use super::sector_bitmap::{SectorBitmap, SectorBitmaps};
+use super::{facts, not_saved, parent_locator};
 use crate::error::{Error, Kind, Result};
+use crate::image::parent::{ParentLink, id_text, without_parent};
 use crate::image::{Facts, Image, ImageType, Layout, Move, wrong_type};
+use crate::ranges::Ranges;
 use crate::storage::{ReadAt, Section, Storage, past_the_end};
 
 /// Windows 8 and later, and xen, keep data and the end of the file on multiples
 /// of this.
 const ALIGNMENT: u64 = 4096;
+
+/// When the clock of a VHD began: 1 January 2000, 0:00 UTC.
+const EPOCH: Duration = Duration::from_secs(946_684_800);
 
 /// A dynamic or differencing image.
 pub struct SparseVhd {
@@ -25,6 +32,9 @@ pub struct SparseVhd {
     aligned: bool,
     leading_sound: bool,
     notes: Vec<String>,
+    /// Of a differencing image, once it was found.
+    parent: Option<Arc<dyn Image>>,
+    bitmaps: SectorBitmaps,
     /// A write failed: what is known here of the file may no longer be true.
     failed: bool,
 }
@@ -46,6 +56,8 @@ impl SparseVhd {
             file,
             sparse,
             notes,
+            parent: None,
+            bitmaps: SectorBitmaps::default(),
             failed: false,
         }
     }
@@ -150,18 +162,127 @@ impl SparseVhd {
     }
 }
 
+/// Reading a differencing image, its parent behind it.
+impl SparseVhd {
+    /// The bitmap of a block that lies at `place`.
+    fn bitmap(&self, block: u32, place: u64) -> Result<SectorBitmap> {
+        let size = self.sparse.block_size;
+        let bitmap = self.bitmaps.get(&self.file, block, place, size)?;
+        // Tapdisk reads no bitmap of a block that the batmap calls full.
+        if let Some(batmap) = &self.sparse.batmap
+            && batmap.claims(block)
+            && batmap.is_sound()
+            && bitmap.uniform() != Some(true)
+        {
+            return Err(Error::invalid(format!(
+                "the batmap says that all sectors of block {block} are here, its sector \
+                 bitmap says that some are the parent's"
+            ))
+            .at(place));
+        }
+        Ok(bitmap)
+    }
+
+    /// Where the byte `at` of the disk comes from (its place in this file, or `None`
+    /// for the parent), and how far up to `end` all that follows comes from there.
+    fn run_at(&self, at: u64, end: u64) -> Result<(Option<u64>, u64)> {
+        let size = self.sparse.block_size;
+        let mut pos = at;
+        while pos < end {
+            let start = pos / size * size;
+            let stop = (start + size).min(end);
+            let block = u32::try_from(pos / size).unwrap_or(u32::MAX);
+            if let Some(place) = self.sparse.table.place(block) {
+                let (here, upto) = self.bitmap(block, place)?.run(pos - start);
+                let upto = (start + upto).min(stop);
+                match (here, pos == at) {
+                    (true, true) => {
+                        let data = place + self.sparse.bitmap_len + (pos - start);
+                        return Ok((Some(data), upto));
+                    }
+                    (true, false) => return Ok((None, pos)),
+                    (false, _) if upto < stop => return Ok((None, upto)),
+                    (false, _) => {}
+                }
+            }
+            pos = stop;
+        }
+        Ok((None, pos))
+    }
+
+    /// Reads up to the end of the last block. Behind the parent's end there is nothing
+    /// but zeros.
+    fn read_through(&self, mut at: u64, mut buf: &mut [u8]) -> Result<()> {
+        let parent = self.parent.as_ref().ok_or_else(without_parent)?;
+        while !buf.is_empty() {
+            let (own, end) = self.run_at(at, at + buf.len() as u64)?;
+            let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(buf.len());
+            let (part, rest) = buf.split_at_mut(len);
+            if let Some(place) = own {
+                self.file.read_at(place, part)?;
+            } else {
+                let there = parent.len().saturating_sub(at);
+                let there = usize::try_from(there).unwrap_or(usize::MAX).min(len);
+                let (shown, beyond) = part.split_at_mut(there);
+                parent.read_at(at, shown)?;
+                beyond.fill(0);
+            }
+            buf = rest;
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn next_data_through(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        let parent = self.parent.as_ref().ok_or_else(without_parent)?;
+        let size = self.sparse.block_size;
+        let mut at = offset;
+        while at < self.virtual_size {
+            let start = at / size * size;
+            let mut end = (start + size).min(self.virtual_size);
+            let block = u32::try_from(at / size).unwrap_or(u32::MAX);
+            let here = match self.sparse.table.place(block) {
+                None => {
+                    end = self.run_at(at, self.virtual_size)?.1;
+                    None
+                }
+                Some(place) => match self.bitmap(block, place)?.uniform() {
+                    // Some of each: not worth asking twice for each of its parts.
+                    None => return Ok(Some(at..end)),
+                    Some(true) => Some(place + self.sparse.bitmap_len + (at - start)),
+                    Some(false) => None,
+                },
+            };
+            let found = match here {
+                Some(data) => Section::new(&self.file, data..data + (end - at))
+                    .next_data(0)?
+                    .map(|found| at + found.start..at + found.end),
+                None if at < parent.len() => parent.next_data(at)?,
+                None => None,
+            };
+            if let Some(found) = found
+                && found.start < end
+            {
+                return Ok(Some(found.start.max(at)..found.end.min(end)));
+            }
+            at = end;
+        }
+        Ok(None)
+    }
+}
+
 impl ReadAt for SparseVhd {
     fn len(&self) -> u64 {
         self.virtual_size
     }
 
     fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> Result<()> {
-        if self.is_differencing() {
-            return Err(wrong_type(DIFFERENCING));
-        }
         if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.virtual_size)
         {
             return Err(past_the_end(offset, buf.len() as u64, self.virtual_size));
+        }
+        if self.is_differencing() {
+            return self.read_through(offset, buf);
         }
         while !buf.is_empty() {
             let block =
@@ -183,6 +304,9 @@ impl ReadAt for SparseVhd {
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        if self.is_differencing() {
+            return self.next_data_through(offset);
+        }
         let size = self.sparse.block_size;
         let first = u32::try_from(offset / size).unwrap_or(u32::MAX);
         for block in first..self.sparse.table.len() {
@@ -201,9 +325,6 @@ impl ReadAt for SparseVhd {
     }
 }
 
-const DIFFERENCING: &str = "a differencing VHD: its disk cannot be read or compacted without its \
-                            parents, which is not possible yet";
-
 impl Image for SparseVhd {
     fn facts(&self) -> Facts {
         let image_type = if self.is_differencing() {
@@ -217,6 +338,10 @@ impl Image for SparseVhd {
         facts.blocks_allocated =
             self.sparse.table.allocated().count().try_into().unwrap_or(u32::MAX);
         facts.parent = self.parent_name();
+        if self.is_differencing() {
+            let id = id_text(&self.sparse.header.parent_unique_id);
+            facts.details.push(("parent unique id", id));
+        }
         if self.aligned {
             facts.details.push(("alignment", "data on multiples of 4096 bytes".into()));
         }
@@ -226,22 +351,73 @@ impl Image for SparseVhd {
         facts
     }
 
-    fn compactable(&self) -> Result<()> {
-        if self.is_differencing() {
-            return Err(wrong_type(DIFFERENCING));
-        }
-        if self.footer.saved_state != 0 {
-            return Err(wrong_type(
-                "the disk belongs to a virtual machine in a saved state: \
-                 restore the machine and shut it down, or discard the saved state",
-            ));
-        }
+    fn settled(&self) -> Result<()> {
+        not_saved(&self.footer)?;
         if self.sparse.batmap.as_ref().is_some_and(|b| b.header.key_hash_present != 0) {
             return Err(wrong_type(
                 "an encrypted VHD: nothing in it can be told to be free",
             ));
         }
         Ok(())
+    }
+
+    fn compactable(&self) -> Result<()> {
+        if self.is_differencing() && self.parent.is_none() {
+            return Err(without_parent());
+        }
+        self.settled()
+    }
+
+    fn parent_link(&self) -> Result<Option<ParentLink>> {
+        if !self.is_differencing() {
+            return Ok(None);
+        }
+        let header = &self.sparse.header;
+        let (names, notes) = parent_locator::names(&self.file, header)?;
+        let mut link = ParentLink::new(header.parent_unique_id, names);
+        link.notes = notes;
+        let seconds = u64::from(header.parent_time_stamp.get());
+        link.modified = Some(SystemTime::UNIX_EPOCH + EPOCH)
+            .filter(|_| seconds != 0)
+            .and_then(|epoch| epoch.checked_add(Duration::from_secs(seconds)));
+        Ok(Some(link))
+    }
+
+    fn set_parent(&mut self, parent: Arc<dyn Image>) -> Result<()> {
+        if !self.is_differencing() {
+            return Err(wrong_type("only a differencing image has a parent"));
+        }
+        if self.footer.is_tapdisk() && self.footer.creator_version.get() <= 1 {
+            return Err(wrong_type(
+                "a differencing image of tapdisk 0.1, whose sector bitmaps have their bits \
+                 in another order: have its own tools convert it",
+            ));
+        }
+        let id = &self.sparse.header.parent_unique_id;
+        if parent.facts().unique_id.as_ref() != Some(id) {
+            return Err(Error::new(
+                Kind::ParentMismatch,
+                format!(
+                    "the parent is not the disk {} that the image was made from",
+                    id_text(id)
+                ),
+            ));
+        }
+        self.parent = Some(parent);
+        Ok(())
+    }
+
+    fn parent(&self) -> Option<&Arc<dyn Image>> {
+        self.parent.as_ref()
+    }
+
+    fn own_bytes(&self, block: u32) -> Result<Option<Ranges>> {
+        match self.sparse.table.place(block) {
+            Some(place) if self.is_differencing() => {
+                Ok(Some(self.bitmap(block, place)?.own_bytes()))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn layout(&self) -> Option<Layout> {
@@ -264,11 +440,24 @@ impl Image for SparseVhd {
     }
 
     fn read_block(&self, block: u32, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if self.is_differencing() {
+            let size = self.sparse.block_size;
+            let end = offset.checked_add(buf.len() as u64);
+            if block >= self.sparse.table.len() || end.is_none_or(|end| end > size) {
+                return Err(past_the_end(offset, buf.len() as u64, size));
+            }
+            return self.read_through(u64::from(block) * size + offset, buf);
+        }
         let data = self.place_of(block)? + self.sparse.bitmap_len;
         Section::new(&self.file, data..data + self.sparse.block_size).read_at(offset, buf)
     }
 
     fn next_data_in_block(&self, block: u32, offset: u64) -> Result<Option<Range<u64>>> {
+        if self.is_differencing() {
+            // What is a hole here may be the parent's data.
+            let size = self.sparse.block_size;
+            return Ok(Some(offset..size).filter(|range| range.start < range.end));
+        }
         let data = self.place_of(block)? + self.sparse.bitmap_len;
         Section::new(&self.file, data..data + self.sparse.block_size).next_data(offset)
     }
@@ -277,6 +466,7 @@ impl Image for SparseVhd {
         if blocks.is_empty() {
             return Ok(());
         }
+        self.bitmaps.forget();
         self.act(|image| image.release_blocks(blocks))
     }
 
