@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::inspect::Sparse;
 use super::raw::SECTOR;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ranges::Ranges;
 use crate::image::check::{Finding, Severity};
 use crate::storage::ReadAt;
@@ -69,13 +69,15 @@ const HOLDING: u64 = 128;
 pub struct SectorBitmaps(Mutex<HashMap<u32, SectorBitmap>>);
 
 impl SectorBitmaps {
-    /// The bitmap of a block that lies at `place`.
+    /// The bitmap of a block that lies at `place`. `agrees` says whether it fits what
+    /// else the image says of the block.
     pub fn get(
         &self,
         file: &dyn ReadAt,
         block: u32,
         place: u64,
         block_size: u64,
+        agrees: impl FnOnce(&SectorBitmap) -> bool,
     ) -> Result<SectorBitmap> {
         let held = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bitmap) = held().get(&block) {
@@ -85,6 +87,13 @@ impl SectorBitmaps {
         let mut bits = vec![0; usize::try_from(len).unwrap_or(0)];
         file.read_at(place, &mut bits)?;
         let bitmap = SectorBitmap(bits.into());
+        if !agrees(&bitmap) {
+            return Err(Error::invalid(format!(
+                "the batmap says that all sectors of block {block} are here, its sector \
+                 bitmap says that some are the parent's"
+            ))
+            .at(place));
+        }
         let mut held = held();
         if held.len() as u64 >= HELD / (len + HOLDING) {
             held.clear();
