@@ -42,6 +42,7 @@
 
 mod gpt;
 mod kind;
+pub mod lvm;
 mod mbr;
 
 use std::ops::Range;

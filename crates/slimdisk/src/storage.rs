@@ -7,6 +7,7 @@
 
 mod exclusion;
 mod host;
+mod mapping;
 mod meter;
 // The platform layer: the only code of the library that talks to the operating
 // system directly, and so the only place where `unsafe` is allowed.
@@ -26,6 +27,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 pub use self::exclusion::{Exclusion, Guard};
 pub use self::host::{HostFile, Times};
+pub use self::mapping::{Mapped, Mapping};
 pub use self::meter::{IoCounts, Meter};
 pub(crate) use self::platform::real_path;
 use crate::error::{Error, Kind, Result};

@@ -74,10 +74,13 @@ pub fn to_win_more(report: &Report, options: &Options) -> Vec<String> {
     let ends = DISK_ENDS.max(report.block_size.saturating_mul(2));
     if !options.drop_unpartitioned
         && worth(kept.outside.saturating_sub(ends))
-        && report.volumes.iter().any(|v| v.partition.is_some())
+        && report
+            .volumes
+            .iter()
+            .any(|v| v.partition.is_some() || v.logical_volume.is_some())
     {
         hints.push(format!(
-            "--drop-unpartitioned gives up most of the {} outside every partition, if \
+            "--drop-unpartitioned gives up most of the {} outside every volume, if \
              you know that nothing hides there",
             Size(kept.outside)
         ));

@@ -25,6 +25,10 @@ pub fn volume_table(volumes: &[VolumeReport], view: View) -> Vec<String> {
     if view.exact {
         columns.insert(1, ("at byte", Side::Right));
     }
+    let logical = volumes.iter().any(|volume| volume.logical_volume.is_some());
+    if logical {
+        columns.insert(1, ("logical volume", Side::Left));
+    }
     let mut table = Table::new(&columns);
     let unknown = || "-".to_owned();
     let size = |bytes: u64| Size(bytes).maybe_exact(view.exact);
@@ -41,6 +45,10 @@ pub fn volume_table(volumes: &[VolumeReport], view: View) -> Vec<String> {
         if view.exact {
             row.insert(1, crate::size::grouped(volume.offset));
         }
+        if logical {
+            let name = volume.logical_volume.as_deref();
+            row.insert(1, name.map(printable).unwrap_or_default());
+        }
         table.row(row);
     }
     let mut lines = table.lines();
@@ -55,8 +63,11 @@ pub fn volume_table(volumes: &[VolumeReport], view: View) -> Vec<String> {
     lines
 }
 
-/// What to call a volume in a sentence: "partition 2", "whole disk".
+/// What to call a volume in a sentence: "partition 2", "whole disk", "vg0/root".
 pub fn volume_name(volume: &VolumeReport) -> String {
+    if let Some(name) = &volume.logical_volume {
+        return printable(name);
+    }
     match volume.partition {
         Some(number) => format!("partition {number}"),
         None => "whole disk".to_owned(),

@@ -46,6 +46,7 @@ const REPORT: &[(&str, &str)] = &[
     ("pinned_bytes", "u"),
     ("volumes", "a"),
     ("volumes.0.partition", "z"),
+    ("volumes.0.logical_volume", "z"),
     ("volumes.0.offset", "u"),
     ("volumes.0.length", "u"),
     ("volumes.0.filesystem", "s"),

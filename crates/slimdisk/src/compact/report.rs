@@ -75,9 +75,13 @@ pub enum VolumeState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct VolumeReport {
-    /// The partition's number, or `None` for a volume on the bare disk.
+    /// The number of the partition it is, or for a logical volume begins in; `None`
+    /// on the bare disk.
     pub partition: Option<u32>,
-    /// Its offset on the guest's disk in bytes.
+    /// The volume group and the name of a logical volume of LVM2: `vg0/root`.
+    pub logical_volume: Option<String>,
+    /// Where on the guest's disk it begins, in bytes; the pieces of a logical volume may
+    /// lie in any order.
     pub offset: u64,
     /// Its length in bytes.
     pub length: u64,

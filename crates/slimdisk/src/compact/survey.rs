@@ -5,20 +5,21 @@
 //! of a file system, in volumes that are not trusted) only zeros count, and they
 //! are looked for in just those bytes.
 
+mod counters;
 mod judge;
 mod order;
+mod places;
 mod search;
 
-use std::ops::Range;
-
-use self::judge::{Judge, unknown};
+use self::judge::Judge;
+use self::places::{Content, Place};
 use super::report::{KeptBytes, Mode, VolumeReport, VolumeState};
 use super::{Hook, Options, Phase, Progress};
 use crate::error::Result;
 use crate::image::Image;
-use crate::partition::{self, PartitionTable, Scheme};
+use crate::partition::{self, PartitionTable, Scheme, lvm};
 use crate::ranges::Ranges;
-use crate::storage::{ReadAt, Section};
+use crate::storage::{Mapped, ReadAt};
 use crate::volume::signature;
 
 /// What becomes of a block.
@@ -42,7 +43,7 @@ pub enum Verdict {
 pub struct Survey {
     /// The partition table; `None` if none was read ([`Mode::Prezeroed`]).
     pub table: Option<PartitionTable>,
-    /// The volumes, in the order of the disk.
+    /// The volumes, in the order of where they begin on the disk.
     pub volumes: Vec<VolumeReport>,
     /// One verdict a block of the disk.
     pub verdicts: Vec<Verdict>,
@@ -71,6 +72,7 @@ pub fn survey(
         free: vec![0; facts.blocks_total as usize],
         judged: Ranges::new(),
         volume_space: Ranges::new(),
+        reached: 0,
         stopped: false,
     };
     let mut table = None;
@@ -78,42 +80,53 @@ pub fn survey(
     let mut trusted = Vec::new();
     if options.mode != Mode::Prezeroed {
         let mut found = partition::read_table(image)?;
-        if found.scheme != Scheme::Bare
-            && found.untrusted.is_none()
-            && let Some(name) = signature::disk_membership(image)?
-        {
-            found.untrusted = Some(format!(
-                "the whole disk is a member of {name}: what its partitions show holds for the \
-                 array alone; compact the disks of an array by zeros alone"
-            ));
+        if found.scheme != Scheme::Bare && found.untrusted.is_none() {
+            found.untrusted = other_use(image)?;
         }
-        for Place { partition, range, opaque } in places(image, &found) {
+        for Place { mut report, mapping, space, content } in
+            places::places(image, &found)?
+        {
+            judge.reached = judge.reached.max(report.offset.min(image.len()));
             let at =
-                Progress { phase: Phase::Map, done: range.start, total: image.len() };
+                Progress { phase: Phase::Map, done: judge.reached, total: image.len() };
             if hook(at).is_break() {
                 return Ok(None);
             }
-            let volume = Section::new(image, range.clone());
-            let (report, file_system) = match opaque {
-                Some(reason) => (unknown(Some(reason)), None),
-                None => {
-                    judge.survey_volume(&volume, range.start, &options.allow, hook)?
+            for range in space.iter() {
+                judge.volume_space.insert(range);
+            }
+            let volume = Mapped::new(image, &mapping);
+            let identity = match content {
+                Content::Opaque => Err(None),
+                Content::Volume(identity) => Ok(identity),
+                Content::LogicalVolume => {
+                    places::identify_logical(&volume)?.map_err(Some)
                 }
             };
-            if judge.stopped {
-                return Ok(None);
+            match identity {
+                Err(reason) => report.reason = report.reason.or(reason),
+                Ok(identity) => {
+                    let allow = &options.allow;
+                    let (surveyed, file_system) =
+                        judge.survey_volume(&volume, identity, allow, hook)?;
+                    if judge.stopped {
+                        return Ok(None);
+                    }
+                    if let (VolumeState::Trusted, Some(file_system)) =
+                        (surveyed.state, file_system)
+                    {
+                        trusted.push((file_system, mapping));
+                    }
+                    report = VolumeReport {
+                        partition: report.partition,
+                        logical_volume: report.logical_volume,
+                        offset: report.offset,
+                        length: report.length,
+                        ..surveyed
+                    };
+                }
             }
-            judge.volume_space.insert(range.clone());
-            if let (VolumeState::Trusted, Some(file_system)) = (report.state, file_system)
-            {
-                trusted.push((file_system, range.clone()));
-            }
-            volumes.push(VolumeReport {
-                partition,
-                offset: range.start,
-                length: range.end - range.start,
-                ..report
-            });
+            volumes.push(report);
         }
         if options.drop_unpartitioned {
             judge.drop_unpartitioned(&found);
@@ -158,33 +171,19 @@ pub fn survey(
     Ok(Some(Survey { table, volumes, verdicts, kept }))
 }
 
-/// Where a volume may lie.
-struct Place {
-    partition: Option<u32>,
-    range: Range<u64>,
-    /// Why it is not read, if it is not.
-    opaque: Option<String>,
-}
-
-/// The partitions, or all of a disk without a partition table.
-fn places(disk: &dyn ReadAt, table: &PartitionTable) -> Vec<Place> {
-    let distrust = &table.untrusted;
-    match table.scheme {
-        Scheme::Bare => {
-            vec![Place {
-                partition: None,
-                range: 0..disk.len(),
-                opaque: distrust.clone(),
-            }]
-        }
-        _ => table
-            .partitions
-            .iter()
-            .map(|partition| Place {
-                partition: Some(partition.number),
-                range: partition.range.clone(),
-                opaque: distrust.clone().or(partition.opaque.map(str::to_owned)),
-            })
-            .collect(),
+/// What a disk with a partition table is used for beside its partitions, as far as it
+/// shows: reason enough not to believe the table.
+fn other_use(disk: &dyn ReadAt) -> Result<Option<String>> {
+    if let Some(name) = signature::disk_membership(disk)? {
+        return Ok(Some(format!(
+            "the whole disk is a member of {name}: what its partitions show holds for the \
+             array alone; compact the disks of an array by zeros alone"
+        )));
     }
+    Ok(lvm::has_label(disk)?.then(|| {
+        "the whole disk bears the label of an LVM2 physical volume beside its partition \
+         table: no telling which one is live; if the label is a leftover, remove it (wipefs \
+         in Linux)"
+            .to_owned()
+    }))
 }

@@ -152,7 +152,7 @@ fn sums(dir: &Path) -> BTreeSet<String> {
 }
 
 /// The free clusters of `$Bitmap` as `ntfscat` gives it.
-fn ntfscat_free(image: &Path) -> Ranges {
+pub fn ntfscat_free(image: &Path) -> Ranges {
     let bitmap = image.with_extension("bitmap");
     sh(&format!("ntfscat -i 6 {} > {}", image.display(), bitmap.display()));
     let bitmap = fs::read(bitmap).unwrap();

@@ -24,6 +24,7 @@ mod free_map;
 mod guests;
 mod io_faults;
 mod layering;
+mod lvm;
 mod modes;
 mod noise;
 mod ntfs;

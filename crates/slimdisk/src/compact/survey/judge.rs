@@ -3,15 +3,16 @@
 use std::ops::Range;
 
 use super::Verdict;
+use super::counters::Counters;
 use super::order::Order;
 use crate::compact::report::{KeptBytes, VolumeReport, VolumeState};
 use crate::compact::{Hook, Phase, Progress};
 use crate::error::{Kind, Result};
 use crate::image::Image;
-use crate::partition::{PartitionTable, Scheme};
+use crate::partition::PartitionTable;
 use crate::ranges::Ranges;
-use crate::storage::ReadAt;
-use crate::volume::{self, Allowances, FileSystem, Findings, Identity};
+use crate::storage::{Mapped, Mapping, ReadAt};
+use crate::volume::{Allowances, FileSystem, Findings, Identity};
 
 /// The first and the last bytes of a disk that are never given up unread: boot
 /// loaders, backup partition tables, dynamic-disk databases.
@@ -28,6 +29,7 @@ const STEP: u64 = 1 << 30;
 pub fn unknown(reason: Option<String>) -> VolumeReport {
     VolumeReport {
         partition: None,
+        logical_volume: None,
         offset: 0,
         length: 0,
         filesystem: None,
@@ -51,6 +53,8 @@ pub struct Judge<'a> {
     pub judged: Ranges,
     /// Bytes of the disk inside any volume.
     pub volume_space: Ranges,
+    /// How far on the disk volumes have been read, for the progress.
+    pub reached: u64,
     /// Whether the hook asked to stop while a volume was read.
     pub stopped: bool,
 }
@@ -71,31 +75,16 @@ impl Judge<'_> {
         self.block_size - self.judged.within(range).map(|r| r.end - r.start).sum::<u64>()
     }
 
-    /// Adds free bytes of the disk to the counters from block `first` on.
-    fn count(counters: &mut [u32], first: u64, block_size: u64, mut range: Range<u64>) {
-        while range.start < range.end {
-            let block = range.start / block_size;
-            let end = range.end.min((block + 1) * block_size);
-            if let Some(counter) =
-                usize::try_from(block - first).ok().and_then(|i| counters.get_mut(i))
-            {
-                // At most a block's size, which fits.
-                *counter += u32::try_from(end - range.start).unwrap_or(0);
-            }
-            range.start = end;
-        }
-    }
-
-    /// Identifies the volume at `start` and, if its map can be trusted, counts
-    /// what it calls free.
+    /// Judges a volume by what it was identified as and, if its map can be trusted,
+    /// counts what it calls free.
     pub fn survey_volume(
         &mut self,
-        volume: &dyn ReadAt,
-        start: u64,
+        volume: &Mapped<'_>,
+        identity: Identity,
         allow: &Allowances,
         hook: &mut Hook<'_>,
     ) -> Result<Surveyed> {
-        let file_system = match volume::identify(volume)? {
+        let file_system = match identity {
             Identity::Known(file_system) => file_system,
             Identity::Foreign(name) => {
                 let reason = format!(
@@ -123,26 +112,23 @@ impl Judge<'_> {
             }
         };
         // The volume's own counters: they count for the disk only if it is trusted.
-        let block_size = self.block_size;
-        let first = start / block_size;
-        let blocks = (start + volume.len()).div_ceil(block_size) - first;
-        let mut counters = vec![0u32; usize::try_from(blocks).unwrap_or(0)];
+        let mapping = volume.mapping();
+        let mut counters = Counters::new(mapping, self.block_size);
         let mut order = Order::default();
-        let mut next_step = start;
+        let mut next_step = 0;
         let total = self.image.len();
-        let stopped = &mut self.stopped;
+        let (stopped, reached) = (&mut self.stopped, &mut self.reached);
         let found = file_system.survey(volume, allow, &mut |range| {
+            let start = range.start;
             if order.accepts(&range, volume.len()) {
-                Self::count(
-                    &mut counters,
-                    first,
-                    block_size,
-                    start + range.start..start + range.end,
-                );
+                mapping.pieces(range, &mut |piece| {
+                    *reached = piece.start.max(*reached);
+                    counters.add(piece);
+                });
             }
-            if start + range.start >= next_step {
-                next_step = start + range.start + STEP;
-                let done = start + range.start;
+            if start >= next_step {
+                next_step = start.saturating_add(STEP);
+                let done = *reached;
                 // A request to stop is heeded after this volume.
                 *stopped |= hook(Progress { phase: Phase::Map, done, total }).is_break();
             }
@@ -175,32 +161,40 @@ impl Judge<'_> {
         report.state = VolumeState::Trusted;
         report.free_bytes = Some(findings.free_bytes);
         report.used_bytes = Some(findings.length - findings.free_bytes);
-        self.judged.insert(start..start + findings.length);
-        let first = usize::try_from(first).unwrap_or(usize::MAX);
-        for (total, own) in self.free.iter_mut().skip(first).zip(&counters) {
-            *total += own;
-        }
+        let judged = &mut self.judged;
+        mapping.pieces(0..findings.length, &mut |piece| judged.insert(piece));
+        self.add(&counters);
         Ok((report, Some(file_system)))
     }
 
-    /// Counts as free what lies outside all partitions, but for the tables and
-    /// the disk's edges.
+    /// Counts what was found free for the disk.
+    fn add(&mut self, counters: &Counters) {
+        for (block, count) in counters.iter() {
+            let total = usize::try_from(block).ok().and_then(|i| self.free.get_mut(i));
+            if let Some(total) = total {
+                *total += count;
+            }
+        }
+    }
+
+    /// Counts as free what lies in no volume (outside all partitions, or not given to
+    /// a logical volume), but for the tables and the disk's edges.
     pub fn drop_unpartitioned(&mut self, table: &PartitionTable) {
         let len = self.image.len();
-        if table.scheme == Scheme::Bare
-            || table.untrusted.is_some()
-            || len < DISK_EDGE + DISK_END
-        {
+        if table.untrusted.is_some() || len < DISK_EDGE + DISK_END {
             return;
         }
         let mut kept = self.volume_space.clone();
         for range in table.reserved.iter() {
             kept.insert(range);
         }
+        let whole = Mapping::contiguous(0..len);
+        let mut counters = Counters::new(&whole, self.block_size);
         for range in kept.gaps(DISK_EDGE..len - DISK_END).iter() {
-            Self::count(&mut self.free, 0, self.block_size, range.clone());
+            counters.add(range.clone());
             self.judged.insert(range);
         }
+        self.add(&counters);
     }
 
     /// Where the bytes of live blocks belong to.

@@ -1,6 +1,7 @@
 //! Which blocks to read for zeros, and which bytes of them.
 
-use std::ops::Range;
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
 
 use super::Verdict;
 use super::judge::Judge;
@@ -9,8 +10,12 @@ use crate::compact::zeros::{self, Job};
 use crate::compact::{Hook, Options};
 use crate::error::{Error, Kind, Result};
 use crate::ranges::Ranges;
-use crate::storage::{ReadAt, Section};
+use crate::storage::{Mapped, Mapping, ReadAt};
 use crate::volume::FileSystem;
+
+/// How many free ranges are held of blocks that are not complete: more than one of
+/// the largest blocks can have.
+const HELD: usize = 1 << 20;
 
 impl Judge<'_> {
     /// Reads, of blocks that are free as far as any map speaks, the bytes that no
@@ -37,47 +42,29 @@ impl Judge<'_> {
     /// whose ranges the maps are asked for once more.
     pub fn search_all(
         &self,
-        trusted: &[(&'static dyn FileSystem, Range<u64>)],
+        trusted: &[(&'static dyn FileSystem, Mapping)],
         options: &Options,
         verdicts: &[Verdict],
         hook: &mut Hook<'_>,
     ) -> Result<Option<Vec<u32>>> {
-        let wanted = |block: u32| verdicts.get(block as usize) == Some(&Verdict::Live);
         let blocks = u32::try_from(verdicts.len()).unwrap_or(u32::MAX);
         let total = (0..blocks)
-            .filter(|block| wanted(*block))
+            .filter(|block| verdicts.get(*block as usize) == Some(&Verdict::Live))
             .map(|block| self.block_size - self.free_bytes(block))
             .sum();
         zeros::search(self.image, total, hook, |submit| {
-            let mut next = 0;
-            let mut free = Ranges::new();
-            let mut stopped = false;
-            // Submits all blocks that end before `upto`: their free ranges are
-            // complete. Keeps of `free` only what later blocks need.
-            let mut advance = |upto: u64, free: &mut Ranges| -> Result<()> {
-                while !stopped && next < blocks && self.block_range(next).end <= upto {
-                    let range = self.block_range(next);
-                    if wanted(next) {
-                        let mut gone = free.clone();
-                        if options.drop_unpartitioned && self.free_bytes(next) > 0 {
-                            // What is judged outside the volumes was dropped.
-                            for gap in self.volume_space.gaps(range.clone()).iter() {
-                                for dropped in self.judged.within(gap) {
-                                    gone.insert(dropped);
-                                }
-                            }
-                        }
-                        let job = Job::new(next, range.start, &gone.gaps(range.clone()));
-                        stopped = submit(job)?.is_break();
-                    }
-                    next += 1;
-                    let rest = free.within(range.end..u64::MAX).collect();
-                    *free = rest;
-                }
-                Ok(())
+            let mut gathering = Gathering {
+                judge: self,
+                dropping: options.drop_unpartitioned,
+                due: verdicts.iter().map(|v| *v == Verdict::Live).collect(),
+                next: 0,
+                pending: BTreeMap::new(),
+                held: 0,
+                stopped: false,
+                submit,
             };
-            for (file_system, range) in trusted {
-                let volume = Section::new(self.image, range.clone());
+            for (file_system, mapping) in trusted {
+                let volume = Mapped::new(self.image, mapping);
                 let mut failed = None;
                 let mut order = Order::default();
                 let findings =
@@ -85,16 +72,11 @@ impl Judge<'_> {
                         if !order.accepts(&found, volume.len()) {
                             return;
                         }
-                        let found = range.start + found.start..range.start + found.end;
-                        if failed.is_none() {
-                            failed = advance(found.start, &mut free).err();
-                            self.insert_pieces(
-                                found,
-                                &mut free,
-                                &mut advance,
-                                &mut failed,
-                            );
-                        }
+                        mapping.pieces(found, &mut |piece| {
+                            if failed.is_none() {
+                                failed = gathering.add(piece).err();
+                            }
+                        });
                     })?;
                 if let Some(error) = failed {
                     return Err(error);
@@ -102,31 +84,145 @@ impl Judge<'_> {
                 if findings.untrusted.is_some()
                     || order.broken(&findings, volume.len()).is_some()
                 {
-                    return Err(Error::new(
-                        Kind::Unexpected,
-                        "a volume changed its state while it was read",
-                    ));
+                    return Err(changed());
                 }
             }
-            advance(u64::MAX, &mut free)
+            if !gathering.pending.is_empty() && !gathering.stopped {
+                return Err(changed());
+            }
+            gathering.submit_below(blocks)
         })
     }
+}
 
-    /// Adds a free range block by block, so that what is held never exceeds what
-    /// one block needs.
-    fn insert_pieces(
-        &self,
-        mut range: Range<u64>,
-        free: &mut Ranges,
-        advance: &mut impl FnMut(u64, &mut Ranges) -> Result<()>,
-        failed: &mut Option<Error>,
-    ) {
-        while range.start < range.end && failed.is_none() {
-            let end =
-                range.end.min((range.start / self.block_size + 1) * self.block_size);
-            free.insert(range.start..end);
+fn changed() -> Error {
+    Error::new(Kind::Unexpected, "a volume changed its state while it was read")
+}
+
+type Submit<'a> = dyn FnMut(Job) -> Result<ControlFlow<()>> + 'a;
+
+/// Gathers the free ranges of each block from all volumes that have a part of it,
+/// and submits it as soon as they are complete: the maps were counted before.
+struct Gathering<'a> {
+    judge: &'a Judge<'a>,
+    dropping: bool,
+    /// For each block, whether it is still to be submitted.
+    due: Vec<bool>,
+    /// Below it, only blocks that wait for free ranges are due.
+    next: u32,
+    pending: BTreeMap<u32, Pending>,
+    /// How many ranges `pending` holds.
+    held: usize,
+    stopped: bool,
+    submit: &'a mut Submit<'a>,
+}
+
+/// A block whose free ranges are not complete.
+#[derive(Default)]
+struct Pending {
+    ranges: Vec<Range<u64>>,
+    bytes: u64,
+    /// How many bytes the volumes called free when they were counted.
+    expected: u64,
+}
+
+impl Gathering<'_> {
+    /// Adds a free range of the disk.
+    fn add(&mut self, mut range: Range<u64>) -> Result<()> {
+        while range.start < range.end && !self.stopped {
+            let number = range.start / self.judge.block_size;
+            let end = range.end.min((number + 1) * self.judge.block_size);
+            if let Ok(block) = u32::try_from(number)
+                && self.is_due(block)
+            {
+                self.add_to(block, range.start..end)?;
+            }
             range.start = end;
-            *failed = advance(end, free).err();
         }
+        Ok(())
+    }
+
+    fn add_to(&mut self, block: u32, range: Range<u64>) -> Result<()> {
+        self.submit_below(block)?;
+        if !self.pending.contains_key(&block) {
+            let expected = self.free_in_volumes(block);
+            self.pending.insert(block, Pending { expected, ..Pending::default() });
+        }
+        let Some(pending) = self.pending.get_mut(&block) else { return Ok(()) };
+        pending.bytes += range.end - range.start;
+        match pending.ranges.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => {
+                pending.ranges.push(range);
+                self.held += 1;
+            }
+        }
+        if pending.bytes >= pending.expected {
+            self.submit_pending(block)?;
+        } else if self.held > HELD
+            && let Some(first) = self.pending.keys().next().copied()
+        {
+            // With what is known. Bytes that are free but not known to be are looked
+            // at for zeros, so it may stay in vain, but never go in error.
+            self.submit_pending(first)?;
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, block: u32) -> bool {
+        self.due.get(block as usize) == Some(&true)
+    }
+
+    /// What was counted as dropped in a block.
+    fn dropped(&self, block: u32) -> Ranges {
+        let mut dropped = Ranges::new();
+        if self.dropping && self.judge.free_bytes(block) > 0 {
+            // What is judged outside the volumes was dropped.
+            let range = self.judge.block_range(block);
+            for gap in self.judge.volume_space.gaps(range).iter() {
+                for range in self.judge.judged.within(gap) {
+                    dropped.insert(range);
+                }
+            }
+        }
+        dropped
+    }
+
+    /// How many bytes the volumes called free when they were counted.
+    fn free_in_volumes(&self, block: u32) -> u64 {
+        self.judge.free_bytes(block) - self.dropped(block).total()
+    }
+
+    fn submit_pending(&mut self, block: u32) -> Result<()> {
+        let pending = self.pending.remove(&block).unwrap_or_default();
+        self.held -= pending.ranges.len();
+        self.submit_with(block, pending.ranges)
+    }
+
+    /// Submits the blocks below `end` that wait for nothing.
+    fn submit_below(&mut self, end: u32) -> Result<()> {
+        while self.next < end && !self.stopped {
+            let block = self.next;
+            self.next += 1;
+            if self.is_due(block) && self.free_in_volumes(block) == 0 {
+                self.submit_with(block, Vec::new())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn submit_with(&mut self, block: u32, mut free: Vec<Range<u64>>) -> Result<()> {
+        let Some(due) = self.due.get_mut(block as usize) else { return Ok(()) };
+        *due = false;
+        // Volumes may share a block in any order.
+        free.sort_unstable_by_key(|range| range.start);
+        let mut free: Ranges = free.into_iter().collect();
+        for range in self.dropped(block).iter() {
+            free.insert(range);
+        }
+        let range = self.judge.block_range(block);
+        let job = Job::new(block, range.start, &free.gaps(range));
+        self.stopped |= (self.submit)(job)?.is_break();
+        Ok(())
     }
 }
