@@ -4,14 +4,19 @@
 //! is free goes. Where no trusted map speaks (outside partitions, behind the end
 //! of a file system, in volumes that are not trusted) only zeros count, and they
 //! are looked for in just those bytes.
+//!
+//! A block of a differencing image goes when all that the image itself holds of it is
+//! free; and where no map speaks, not zeros count but being what the parent shows.
 
 mod counters;
 mod judge;
 mod order;
+mod own;
 mod places;
 mod search;
 
 use self::judge::Judge;
+use self::own::Own;
 use self::places::{Content, Place};
 use super::report::{KeptBytes, Mode, VolumeReport, VolumeState};
 use super::{Hook, Options, Phase, Progress};
@@ -35,6 +40,8 @@ pub enum Verdict {
     Free,
     /// All of it is zero.
     Zero,
+    /// In a differencing image: its parent shows the same.
+    Parent,
 }
 
 /// What was learnt of a disk.
@@ -54,8 +61,12 @@ pub struct Survey {
 /// What an image without blocks is counted in; nothing of it is ever given up.
 const NO_BLOCKS: u64 = 2 << 20;
 
-/// Judges the blocks of `image`. `search` also looks for zeros; without it, blocks
-/// that only zeros could free stay live. `None` if the hook asked to stop.
+/// Judges the blocks of `image`. `search` also looks for zeros, in a differencing
+/// image for what its parent shows too; without it, blocks that only this could free
+/// stay live. `None` if the hook asked to stop.
+///
+/// A differencing image must have been given its parent. Zeros prove nothing there,
+/// for they may hide the parent's data.
 pub fn survey(
     image: &dyn Image,
     options: &Options,
@@ -63,12 +74,14 @@ pub fn survey(
     hook: &mut Hook<'_>,
 ) -> Result<Option<Survey>> {
     let facts = image.facts();
+    let block_size = match facts.block_size {
+        0 => NO_BLOCKS,
+        size => size,
+    };
     let mut judge = Judge {
         image,
-        block_size: match facts.block_size {
-            0 => NO_BLOCKS,
-            size => size,
-        },
+        block_size,
+        own: Own::read(image, block_size, facts.blocks_total)?,
         free: vec![0; facts.blocks_total as usize],
         judged: Ranges::new(),
         volume_space: Ranges::new(),
@@ -129,7 +142,7 @@ pub fn survey(
             volumes.push(report);
         }
         if options.drop_unpartitioned {
-            judge.drop_unpartitioned(&found);
+            judge.drop_unpartitioned(&found)?;
         }
         let end = Progress { phase: Phase::Map, done: image.len(), total: image.len() };
         if hook(end).is_break() {
@@ -137,16 +150,22 @@ pub fn survey(
         }
         table = Some(found);
     }
+    if options.preserve {
+        judge.forget_free();
+        trusted.clear();
+    }
     let mut verdicts = vec![Verdict::Absent; facts.blocks_total as usize];
     let mut candidates = Vec::new();
     for (block, verdict) in (0u32..).zip(&mut verdicts) {
         if image.is_allocated(block) {
-            let unknown = judge.unknown_bytes(block);
-            let free = judge.free_bytes(block);
+            let free = judge.held_free_bytes(block);
+            let held = judge.held_bytes(block);
             *verdict = Verdict::Live;
-            if free == judge.block_size {
+            if held == 0 {
+                *verdict = Verdict::Parent;
+            } else if free == held {
                 *verdict = Verdict::Free;
-            } else if free + unknown == judge.block_size {
+            } else if free + judge.unknown(block)?.total() == held {
                 candidates.push(block);
             }
         }
@@ -156,18 +175,18 @@ pub fn survey(
             Mode::Full => judge.search_all(&trusted, options, &verdicts, hook)?,
             Mode::Quick | Mode::Prezeroed => judge.search_unknown(&candidates, hook)?,
         };
-        let Some(zero) = found else { return Ok(None) };
-        for block in zero {
+        let Some(nothing) = found else { return Ok(None) };
+        for block in nothing {
             if let Some(verdict) = verdicts.get_mut(block as usize) {
-                *verdict = if judge.free_bytes(block) > 0 {
-                    Verdict::Free
-                } else {
-                    Verdict::Zero
+                *verdict = match (judge.held_free_bytes(block), &judge.own) {
+                    (0, None) => Verdict::Zero,
+                    (0, Some(_)) => Verdict::Parent,
+                    _ => Verdict::Free,
                 };
             }
         }
     }
-    let kept = judge.kept(&verdicts);
+    let kept = judge.kept(&verdicts)?;
     Ok(Some(Survey { table, volumes, verdicts, kept }))
 }
 

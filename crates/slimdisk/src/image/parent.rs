@@ -90,6 +90,7 @@ fn as_text<S: serde::Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> 
 #[derive(Default)]
 pub struct Chain {
     parents: Vec<Parent>,
+    notes: Vec<String>,
     files: Vec<Arc<Meter<HostFile>>>,
 }
 
@@ -98,6 +99,12 @@ impl Chain {
     #[must_use]
     pub fn parents(&self) -> &[Parent] {
         &self.parents
+    }
+
+    /// Names of parents that are of no use, in sentences.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Bytes read from all of them.
@@ -146,6 +153,7 @@ pub fn open_parents(
             return refuse(format!("a chain of more than {DEEPEST} images"));
         }
         let found = places.find(&child, &link)?;
+        chain.notes.append(&mut link.notes);
         ids.push(Some(link.id));
         child.clone_from(&found.parent.path);
         let next = found.image.parent_link().map_err(|e| e.in_file(&child))?;

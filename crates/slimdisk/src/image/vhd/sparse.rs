@@ -372,7 +372,8 @@ impl Image for SparseVhd {
     }
 
     fn still_exclusive(&self) -> Result<()> {
-        self.file.still_exclusive()
+        self.file.still_exclusive()?;
+        self.parent.as_ref().map_or(Ok(()), |parent| parent.still_exclusive())
     }
 }
 
