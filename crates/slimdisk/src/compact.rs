@@ -138,7 +138,7 @@ pub fn examine(
             facts.notes.extend(chain_notes(&chain));
             parents = chain.parents().to_vec();
         }
-        Err(error) => parents_error = Some(Arc::new(error)),
+        Err(error) => parents_error = Some(Arc::new(in_file(error, &file, path))),
     }
     facts.notes.extend(children_notes(&children));
     let file_size = crate::storage::ReadAt::len(&*file);
@@ -169,7 +169,7 @@ pub fn plan_disk(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report 
             counts.bytes_read += prepared.chain.bytes_read();
         }
         report.io = IoReport::of_plan(counts);
-        Ok(match planned.map_err(|e| in_file(e, path))? {
+        Ok(match planned.map_err(|e| in_file(e, file.inner(), path))? {
             Some(_) => Outcome::Planned,
             None => Outcome::Cancelled,
         })
@@ -208,7 +208,7 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
         {
             report.notes.push(error.chain());
         }
-        done.map_err(|e| in_file(e, path))
+        done.map_err(|e| in_file(e, file.inner(), path))
     });
     report.finish(result, started);
     report
@@ -340,7 +340,8 @@ fn prepare(
         let children = children(path, &facts);
         report.notes.extend(children_notes(&children));
         options = for_children(&options, &children);
-        let names = children.paths.iter().map(|child| child.to_string_lossy().into_owned());
+        let names =
+            children.paths.iter().map(|child| child.to_string_lossy().into_owned());
         report.children = names.collect();
         // What the image itself forbids is said before its parents are looked for.
         image.settled()?;
@@ -371,9 +372,13 @@ fn prepare(
     Ok(Some(Prepared { image, chain, survey, plan }))
 }
 
-/// The error with the file it was found in, unless it names one: a parent, say.
-fn in_file(error: Error, path: &Path) -> Error {
-    if error.path().is_some() { error } else { error.in_file(path) }
+/// The error with the image's file as it was given, unless it is about another one: a
+/// parent, say.
+fn in_file(error: Error, file: &HostFile, path: &Path) -> Error {
+    match error.path() {
+        Some(other) if other != file.path() => error,
+        _ => error.in_file(path),
+    }
 }
 
 fn children(path: &Path, facts: &Facts) -> Children {

@@ -64,7 +64,7 @@ fn scaling_keeps_every_place() {
     for _ in 0..500 {
         let mut picture = Picture::default();
         for _ in 0..next(40) {
-            let state = STATES[next(6)];
+            let state = STATES[next(STATES.len())];
             picture.push(state, 1 + next(1000) as u64, 0);
         }
         let room = 1 + next(300);

@@ -228,7 +228,9 @@ mod tests {
         let note = |found| time_note(Some(noted), Some(found));
         assert_eq!(note(noted + Duration::from_secs(2)), None);
         assert_eq!(note(noted - Duration::from_millis(900)), None);
-        assert!(note(noted + Duration::from_secs(3)).unwrap().contains("3 seconds later"));
+        assert!(
+            note(noted + Duration::from_secs(3)).unwrap().contains("3 seconds later")
+        );
         let earlier = note(noted - Duration::from_secs(99)).unwrap();
         assert!(earlier.contains("99 seconds earlier"), "{earlier}");
         assert_eq!(time_note(None, Some(noted)), None);

@@ -21,7 +21,11 @@ pub struct Own<'a> {
 
 impl<'a> Own<'a> {
     /// Reads it; `None` for an image without a parent, to which all its blocks belong.
-    pub fn read(image: &'a dyn Image, block_size: u64, blocks: u32) -> Result<Option<Self>> {
+    pub fn read(
+        image: &'a dyn Image,
+        block_size: u64,
+        blocks: u32,
+    ) -> Result<Option<Self>> {
         if image.parent().is_none() {
             return Ok(None);
         }
@@ -73,7 +77,9 @@ impl<'a> Own<'a> {
             if let Ok(block) = u32::try_from(number)
                 && self.bytes(block) > 0
             {
-                for piece in self.of_block(block)?.within(range.start - start..end - start) {
+                for piece in
+                    self.of_block(block)?.within(range.start - start..end - start)
+                {
                     sink(start + piece.start..start + piece.end);
                 }
             }

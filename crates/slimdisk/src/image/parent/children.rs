@@ -37,7 +37,10 @@ pub fn children_of(path: &Path, id: &[u8; 16]) -> Children {
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         let known = |extension: &OsStr| {
             FORMATS.iter().any(|format| {
-                format.extensions().iter().any(|known| extension.eq_ignore_ascii_case(known))
+                format
+                    .extensions()
+                    .iter()
+                    .any(|known| extension.eq_ignore_ascii_case(known))
             })
         };
         if !is_file || !file.extension().is_some_and(known) || file == path {

@@ -135,12 +135,7 @@ mod tests {
             (r"\\server\share\a\base.vhd", true, 0, "a/base.vhd"),
             (r"\\?\C:\a\base.vhd", true, 0, "a/base.vhd"),
             (r"\\?\UNC\server\share\base.vhd", true, 0, "base.vhd"),
-            (
-                r"\\?\Volume{1b3b1146-4076-11e1-84aa-806e6f6e6963}\b.vhd",
-                true,
-                0,
-                "b.vhd",
-            ),
+            (r"\\?\Volume{1b3b1146-4076-11e1-84aa-806e6f6e6963}\b.vhd", true, 0, "b.vhd"),
         ] {
             let found = parts(text, Style::Windows);
             assert_eq!(found, Some((absolute, up, down.to_owned())), "{text}");

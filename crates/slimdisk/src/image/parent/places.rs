@@ -48,7 +48,8 @@ impl Places {
                 Error::new(Kind::PathNotFound, what).with_source(e).in_file(dir)
             })?;
             if !real.is_dir() {
-                let what = "this is not a folder; name the folder that the parent lies in";
+                let what =
+                    "this is not a folder; name the folder that the parent lies in";
                 return Err(Error::new(Kind::PathNotFound, what).in_file(dir));
             }
             allowed.push(real);

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{facts, not_saved};
 use super::raw::Footer;
+use super::{facts, not_saved};
 use crate::error::Result;
 use crate::image::{Facts, Image, ImageType, Layout, Move, wrong_type};
 use crate::storage::{ReadAt, Section, Storage};

@@ -46,9 +46,11 @@ fn name(file: &dyn ReadAt, locator: &ParentLocator) -> Result<Named> {
     match &code {
         [0, 0, 0, 0] => return Ok(Ok(None)),
         b"Mac " => {
-            return Ok(Err("a parent locator holds a Mac OS alias (platform code \"Mac \"), \
+            return Ok(Err(
+                "a parent locator holds a Mac OS alias (platform code \"Mac \"), \
                            which is not read"
-                .to_owned()));
+                    .to_owned(),
+            ));
         }
         b"W2ru" | b"W2ku" | b"Wi2r" | b"Wi2k" | b"MacX" => {}
         _ => {
@@ -74,9 +76,11 @@ fn name(file: &dyn ReadAt, locator: &ParentLocator) -> Result<Named> {
                 (kind, path, Style::Unix)
             }
             None => {
-                return Ok(Err("the parent locator \"MacX\" holds no URL of a file on this \
+                return Ok(Err(
+                    "the parent locator \"MacX\" holds no URL of a file on this \
                                machine"
-                    .to_owned()));
+                        .to_owned(),
+                ));
             }
         },
         b"W2ru" => ("relative", utf16_le(&bytes), Style::Windows),

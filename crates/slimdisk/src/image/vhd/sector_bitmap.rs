@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::inspect::Sparse;
 use super::raw::SECTOR;
 use crate::error::{Error, Result};
-use crate::ranges::Ranges;
 use crate::image::check::{Finding, Severity};
+use crate::ranges::Ranges;
 use crate::storage::ReadAt;
 
 /// Looks, in a dynamic disk, for sectors that are marked as never written and
