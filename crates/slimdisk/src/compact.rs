@@ -195,8 +195,10 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
         report.host_bytes_before = file.inner().host_bytes()?;
         report.unguarded = file.inner().exclusion().missing().to_vec();
         let real = Some(file.inner().path());
+        let mut options = options.clone();
+        options.parents.steady = true;
         let mut chain = Chain::default();
-        let done = run_on(file.clone(), real, options, &mut report, &mut chain, hook);
+        let done = run_on(file.clone(), real, &options, &mut report, &mut chain, hook);
         let mut counts = file.counts();
         counts.bytes_read += chain.bytes_read();
         report.io = IoReport::of_run(counts);

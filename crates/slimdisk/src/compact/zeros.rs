@@ -188,7 +188,9 @@ fn is_parents_job(
             let there = parent.len().saturating_sub(start + at);
             let there = usize::try_from(there).unwrap_or(len).min(len);
             let (inside, beyond) = shown.split_at_mut(there);
-            parent.read_at(start + at, inside)?;
+            if !inside.is_empty() {
+                parent.read_at(start + at, inside)?;
+            }
             beyond.fill(0);
             if read != shown {
                 return Ok(false);

@@ -37,6 +37,8 @@ pub struct ParentLookup {
     pub dirs: Vec<PathBuf>,
     /// Whether a path that an image names may lead anywhere.
     pub follow: bool,
+    /// Whether parents are to stay as they are while they are open.
+    pub(crate) steady: bool,
 }
 
 /// How a differencing image names its parent.

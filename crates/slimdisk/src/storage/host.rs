@@ -63,6 +63,20 @@ impl HostFile {
         })
     }
 
+    /// Opens `path` for reading while, as far as that can be had, nobody writes to it;
+    /// [`still_exclusive`](Storage::still_exclusive) tells if somebody comes to.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HostFile::open_read`].
+    pub fn open_steady(path: &Path) -> Result<Self> {
+        open_patiently(path, |path| {
+            let (file, _) = open_to_look(path)?;
+            let exclusion = platform::hold_off_writers(&file).map_err(Trouble::Held)?;
+            Self::new(file, path, exclusion)
+        })
+    }
+
     /// Opens `path` for a look that nobody notices who has it: for reading, without
     /// waiting and without a lock, so what is read may be about to change.
     ///
@@ -407,7 +421,8 @@ impl Storage for HostFile {
     }
 
     fn still_exclusive(&self) -> Result<()> {
-        if !self.exclusion.holds(Guard::Lease) {
+        if !self.exclusion.holds(Guard::Lease) && !self.exclusion.holds(Guard::ReadLease)
+        {
             return Ok(());
         }
         match platform::still_exclusive(&self.file) {

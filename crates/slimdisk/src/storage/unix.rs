@@ -20,7 +20,7 @@ use super::exclusion::{Exclusion, Guard, Held};
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[cfg(target_os = "linux")]
-pub use self::exclusion::{exclude, still_exclusive};
+pub use self::exclusion::{exclude, hold_off_writers, still_exclusive};
 #[cfg(target_os = "linux")]
 pub use self::holder::name as holder;
 #[cfg(target_os = "linux")]
@@ -155,6 +155,10 @@ mod plain {
                 .to_owned(),
         );
         Ok(exclusion)
+    }
+
+    pub fn hold_off_writers(_: &File) -> Result<Exclusion, Held> {
+        Ok(Exclusion::default())
     }
 
     pub fn still_exclusive(_: &File) -> Result<bool> {

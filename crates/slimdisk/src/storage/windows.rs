@@ -72,6 +72,11 @@ pub fn exclude(_: &File) -> Result<Exclusion, Held> {
     Ok(exclusion)
 }
 
+/// The share mode has done all here, too.
+pub fn hold_off_writers(_: &File) -> Result<Exclusion, Held> {
+    Ok(Exclusion::default())
+}
+
 pub fn still_exclusive(_: &File) -> Result<bool> {
     Ok(true)
 }

@@ -13,6 +13,8 @@
     reason = "a test that meets a surprise should panic, and skips are printed"
 )]
 
+mod chain;
+mod chain_model;
 mod counts;
 mod crash;
 mod end_to_end;

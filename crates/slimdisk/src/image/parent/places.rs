@@ -19,6 +19,8 @@ pub struct Places {
     allowed: Vec<PathBuf>,
     /// Whether a path may lead anywhere else.
     follow: bool,
+    /// Whether writers are to be kept away from parents.
+    steady: bool,
 }
 
 /// A parent that is the right one.
@@ -54,7 +56,7 @@ impl Places {
             }
             allowed.push(real);
         }
-        Ok(Places { allowed, follow: lookup.follow })
+        Ok(Places { allowed, follow: lookup.follow, steady: lookup.steady })
     }
 
     /// Finds the parent that `child` names by `link`.
@@ -66,7 +68,7 @@ impl Places {
                 if looked.tried.contains(&path) {
                     continue;
                 }
-                match open_proven(&path, name, link) {
+                match self.open_proven(&path, name, link) {
                     Ok(found) => return Ok(found),
                     Err(error) => {
                         looked.tried.push(path);
@@ -180,6 +182,46 @@ impl Places {
         }
         Some(path)
     }
+
+    /// Opens a file for reading and has it prove that it is the parent.
+    fn open_proven(
+        &self,
+        path: &Path,
+        name: &ParentName,
+        link: &ParentLink,
+    ) -> Result<Found> {
+        let open_file =
+            if self.steady { HostFile::open_steady } else { HostFile::open_read };
+        let file = Arc::new(Meter::new(open_file(path)?));
+        let image = open(file.clone()).map_err(|e| e.in_file(path))?;
+        let facts = image.facts();
+        let found = facts.unique_id.map_or_else(|| "none".to_owned(), |id| id_text(&id));
+        if facts.unique_id != Some(link.id) {
+            return Err(Error::new(
+            Kind::ParentMismatch,
+            format!(
+                "this is not the parent that the image was made from: its unique id is \
+                 {found}, the image names {} (by its {}, \"{}\")",
+                id_text(&link.id),
+                name.origin,
+                name.text
+            ),
+        )
+        .in_file(path));
+        }
+        image.settled().map_err(|e| e.in_file(path))?;
+        let mut notes = facts.notes;
+        notes.extend(time_note(link.modified, file.inner().modified()));
+        let parent = Parent {
+            path: path.to_owned(),
+            format: facts.format,
+            image_type: facts.image_type,
+            unique_id: found,
+            found_by: name.origin.clone(),
+            notes,
+        };
+        Ok(Found { image, file, parent })
+    }
 }
 
 /// The one entry of `dir` that differs from `name` in letter case alone.
@@ -200,37 +242,4 @@ fn folder(file: &Path) -> Result<PathBuf> {
     let real = crate::storage::real_path(file)
         .map_err(|e| Error::io("cannot find the file", e).in_file(file))?;
     Ok(real.parent().map_or_else(|| real.clone(), Path::to_owned))
-}
-
-/// Opens a file for reading and has it prove that it is the parent.
-fn open_proven(path: &Path, name: &ParentName, link: &ParentLink) -> Result<Found> {
-    let file = Arc::new(Meter::new(HostFile::open_read(path)?));
-    let image = open(file.clone()).map_err(|e| e.in_file(path))?;
-    let facts = image.facts();
-    let found = facts.unique_id.map_or_else(|| "none".to_owned(), |id| id_text(&id));
-    if facts.unique_id != Some(link.id) {
-        return Err(Error::new(
-            Kind::ParentMismatch,
-            format!(
-                "this is not the parent that the image was made from: its unique id is \
-                 {found}, the image names {} (by its {}, \"{}\")",
-                id_text(&link.id),
-                name.origin,
-                name.text
-            ),
-        )
-        .in_file(path));
-    }
-    image.settled().map_err(|e| e.in_file(path))?;
-    let mut notes = facts.notes;
-    notes.extend(time_note(link.modified, file.inner().modified()));
-    let parent = Parent {
-        path: path.to_owned(),
-        format: facts.format,
-        image_type: facts.image_type,
-        unique_id: found,
-        found_by: name.origin.clone(),
-        notes,
-    };
-    Ok(Found { image, file, parent })
 }

@@ -65,7 +65,9 @@ impl SparseVhd {
                 let there = parent.len().saturating_sub(at);
                 let there = usize::try_from(there).unwrap_or(usize::MAX).min(len);
                 let (shown, beyond) = part.split_at_mut(there);
-                parent.read_at(at, shown)?;
+                if !shown.is_empty() {
+                    parent.read_at(at, shown)?;
+                }
                 beyond.fill(0);
             }
             buf = rest;
