@@ -1,5 +1,5 @@
-//! Differencing chains, read and compacted: judged by a reader of the tests' own and
-//! by libvhdi. (qemu is no judge here: it reads a child as if it had no parent.)
+//! Differencing chains, read and compacted: judged by a reader of the tests' own, by
+//! 7-Zip and by libvhdi. (qemu is no judge: it reads a child as if it had no parent.)
 
 mod compacted;
 mod found;
@@ -69,7 +69,7 @@ pub fn random_chain(
         let mut shape = Shape::random(noise);
         shape.block_size = block_size as usize;
         shape.blocks = blocks;
-        (shape.batmap, shape.creator) = (false, *b"win ");
+        (shape.batmap, shape.spare_entries, shape.creator) = (false, 0, *b"win ");
         shape.order = (0..blocks)
             .filter_map(|block| {
                 let gap = if shape.aligned { 0 } else { noise.below(3) as usize };

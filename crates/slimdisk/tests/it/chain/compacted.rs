@@ -64,7 +64,7 @@ fn child_of_kinds(noise: &mut Noise, parent: &[u8]) -> (Vec<u8>, Vec<bool>) {
     let mut shape = Shape::random(noise);
     shape.block_size = block_size;
     shape.blocks = blocks;
-    (shape.batmap, shape.creator) = (false, *b"win ");
+    (shape.batmap, shape.spare_entries, shape.creator) = (false, 0, *b"win ");
     shape.order = (0..blocks).filter(|_| noise.below(5) > 0).map(|b| (b, 0)).collect();
     let child = Child::new(shape, id_in(parent), "b.vhd");
     let data = |block: u32| disk[block as usize * block_size..][..block_size].to_vec();
@@ -77,7 +77,7 @@ fn only_what_the_parent_shows_goes_where_no_map_speaks() {
     let (mut gone, mut hidden) = (0, 0);
     for _ in 0..300 {
         let mut shape = Shape::random(&mut noise);
-        (shape.batmap, shape.creator) = (false, *b"win ");
+        (shape.batmap, shape.spare_entries, shape.creator) = (false, 0, *b"win ");
         let (parent, shape) = (shape.build(&[]), shape);
         let (child, goes) = child_of_kinds(&mut noise, &parent);
         let files = [child, parent];
@@ -118,7 +118,7 @@ fn a_compacted_child_reads_the_same() {
     for round in 0..40 {
         let paths = [scratch.path("child.vhd"), scratch.path("b.vhd")];
         let mut shape = Shape::random(&mut noise);
-        (shape.batmap, shape.creator) = (false, *b"win ");
+        (shape.batmap, shape.spare_entries, shape.creator) = (false, 0, *b"win ");
         let parent = shape.build(&[]);
         let (child, _) = child_of_kinds(&mut noise, &parent);
         fs::write(&paths[0], &child).unwrap();
@@ -439,7 +439,7 @@ fn a_parent_that_somebody_writes_to_stops_it() {
     let scratch = Scratch::new(test);
     let mut noise = Noise::new(5);
     let mut shape = Shape::random(&mut noise);
-    (shape.batmap, shape.creator) = (false, *b"win ");
+    (shape.batmap, shape.spare_entries, shape.creator) = (false, 0, *b"win ");
     let parent = shape.build(&[]);
     let (child, _) = child_of_kinds(&mut noise, &parent);
     let paths = [scratch.path("child.vhd"), scratch.path("b.vhd")];
