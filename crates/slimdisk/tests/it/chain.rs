@@ -60,7 +60,8 @@ pub fn random_chain(
     ragged: bool,
     coarse: bool,
 ) -> Vec<Vec<u8>> {
-    let size = (20 + noise.below(30)) * 8192;
+    // Whole blocks of every size there is, else others refuse.
+    let size = (3 + noise.below(5)) * 65536;
     let mut chain: Vec<Vec<u8>> = Vec::new();
     for level in (0..depth).rev() {
         let block_size = [4096, 8192, 65536][noise.below(3) as usize];
