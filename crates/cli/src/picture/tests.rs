@@ -26,6 +26,7 @@ fn states(cells: &[Cell]) -> String {
         Some(State::Used) => '#',
         Some(State::Free) => '-',
         Some(State::Zero) => '0',
+        Some(State::Parent) => 'p',
         Some(State::Absent) => '.',
         Some(State::Table) => 'T',
         Some(State::Unused) => '_',
