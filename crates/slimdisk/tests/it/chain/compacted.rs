@@ -512,3 +512,35 @@ fn children_made_by_windows_are_compacted() {
         }
     }
 }
+
+/// A program that opens the parent for writing in the middle of a run ends it before
+/// anything more is given up.
+#[test]
+fn a_writer_that_comes_to_the_parent_stops_it() {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    /// Fails where it would wait for a lease.
+    const O_NONBLOCK: i32 = 0o4000;
+    let test = "a_writer_that_comes_to_the_parent_stops_it";
+    let scratch = Scratch::new(test);
+    let mut noise = Noise::new(6);
+    let mut shape = Shape::random(&mut noise);
+    (shape.batmap, shape.spare_entries, shape.creator) = (false, 0, *b"win ");
+    let parent = shape.build(&[]);
+    let (child, _) = child_of_kinds(&mut noise, &parent);
+    let paths = [scratch.path("child.vhd"), scratch.path("b.vhd")];
+    fs::write(&paths[0], &child).unwrap();
+    fs::write(&paths[1], &parent).unwrap();
+    let mut came = false;
+    let report =
+        slimdisk::compact::compact(&paths[0], &options(Mode::Quick), &mut |at| {
+            if at.phase == slimdisk::compact::Phase::Release {
+                let mut writer = fs::File::options();
+                writer.write(true).custom_flags(O_NONBLOCK);
+                came |= writer.open(&paths[1]).is_err();
+            }
+            ControlFlow::Continue(())
+        });
+    assert!(came, "nobody came, or was let in: {report:?}");
+    assert_eq!(report.cause.unwrap().kind(), Kind::InUse);
+    assert!(fs::read(&paths[0]).unwrap() == child);
+}
