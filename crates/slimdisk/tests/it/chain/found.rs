@@ -214,6 +214,13 @@ fn no_path_leads_out_unless_it_is_allowed() {
     tree.missing(&[], false);
     tree.child("", &[Locator::utf16(b"W2ru", r"deep\..\..\base\b.vhd")]);
     tree.missing(&[], false);
+    // What lies outside is not even asked whether it leads back in.
+    let inside = tree.put("vm/deep/real.vhd", &tree.parent);
+    symlink(inside, tree.path("base/back.vhd")).unwrap();
+    tree.child("", &[Locator::utf16(b"W2ru", r"..\base\back.vhd")]);
+    let error = tree.missing(&[], false);
+    assert!(error.contains("was not looked at"), "{error}");
+    assert!(tree.find(&[], true).is_ok());
     // A link that leads out, of the file or of a folder.
     symlink(&parent, tree.path("vm/b.vhd")).unwrap();
     symlink(tree.path("base"), tree.path("vm/folder")).unwrap();
