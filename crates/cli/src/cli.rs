@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use slimdisk::compact::{Mode, Options};
+use slimdisk::image::parent::ParentLookup;
 
 use crate::progress::Style;
 
@@ -67,7 +68,7 @@ Exit status:
     1  the system failed a read or a write, or something unforeseen
     2  the command line makes no sense
     3  not a sound disk image
-    4  a sound image, but of a type that this does not apply to (fixed, differencing)
+    4  a sound image, but of a type that this does not apply to (fixed, in a saved state)
     5  no such file or folder
     6  permission denied, or the file or its medium is read-only
     7  the host's disk is full
@@ -195,6 +196,9 @@ pub struct InfoArgs {
     /// The disk image
     #[arg(value_hint = ValueHint::FilePath)]
     pub disk: PathBuf,
+    /// Where parents may be.
+    #[command(flatten)]
+    pub parents: ParentArgs,
     /// How it is said.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -212,6 +216,9 @@ pub struct PlanArgs {
     /// How far to look.
     #[command(flatten)]
     pub search: SearchArgs,
+    /// Where parents may be.
+    #[command(flatten)]
+    pub parents: ParentArgs,
     /// How it is said.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -235,6 +242,9 @@ pub struct MapArgs {
     /// How far to look.
     #[command(flatten)]
     pub search: SearchArgs,
+    /// Where parents may be.
+    #[command(flatten)]
+    pub parents: ParentArgs,
     /// How it is said.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -263,6 +273,9 @@ pub struct CompactArgs {
     /// How far to look.
     #[command(flatten)]
     pub search: SearchArgs,
+    /// Where parents may be.
+    #[command(flatten)]
+    pub parents: ParentArgs,
     /// How it is said.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -317,12 +330,30 @@ pub struct SearchArgs {
     pub drop_swap: bool,
 }
 
+/// Where the parents of a differencing image may be.
+#[derive(Debug, Args)]
+pub struct ParentArgs {
+    /// Also look in this folder for the parents of a differencing image
+    ///
+    /// They are always looked for in the image's own folder. Can be given several times.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub parent_dir: Vec<PathBuf>,
+    /// Follow the paths of parents wherever they lead
+    ///
+    /// A path in an image comes from whoever made the image. Without this option one
+    /// that leads out of the image's own folder and those of --parent-dir is not even
+    /// looked at.
+    #[arg(long)]
+    pub follow_parents: bool,
+}
+
 /// How far to look.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum ModeArg {
     /// Read the free maps of trusted volumes; look for zeros only where no map speaks
     Quick,
-    /// Also look for zeros in used blocks, which reads all of them
+    /// Also look for zeros in used blocks (in a differencing image, for what its parent
+    /// shows too), which reads all of them
     Full,
     /// Look for zeros alone; read no file system
     Prezeroed,
@@ -383,6 +414,15 @@ impl From<&SearchArgs> for Options {
         options.allow.discard_shadow_copies = search.discard_shadow_copies;
         options.allow.drop_swap = search.drop_swap;
         options
+    }
+}
+
+impl From<&ParentArgs> for ParentLookup {
+    fn from(parents: &ParentArgs) -> Self {
+        let mut lookup = ParentLookup::default();
+        lookup.dirs.clone_from(&parents.parent_dir);
+        lookup.follow = parents.follow_parents;
+        lookup
     }
 }
 

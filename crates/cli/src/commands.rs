@@ -11,10 +11,11 @@ use std::path::Path;
 
 use serde::Serialize;
 use slimdisk::Error;
+use slimdisk::compact::Options;
 use slimdisk::compact::report::ErrorReport;
 use slimdisk::image::ImageType;
 
-use crate::cli::{Cli, Command, OutputArgs};
+use crate::cli::{Cli, Command, OutputArgs, ParentArgs, SearchArgs};
 use crate::console::{Console, Form, Verbosity};
 use crate::exit_code::ExitCode;
 use crate::interrupt::Interrupt;
@@ -28,19 +29,20 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Info(args) => {
             let style = args.progress.progress.style(args.output.quiet);
             with_watch(&args.output, style, |console, watch| {
-                info::run(&args.disk, console, watch)
+                info::run(&args.disk, &(&args.parents).into(), console, watch)
             })
         }
         Command::Plan(args) => {
             let style = args.progress.progress.style(args.output.quiet);
-            let task = compact::Task { options: (&args.search).into(), dry_run: true };
+            let options = options(&args.search, &args.parents);
+            let task = compact::Task { options, dry_run: true };
             with_watch(&args.output, style, |console, watch| {
                 compact::run(&args.disks, &task, console, watch)
             })
         }
         Command::Compact(args) => {
             let style = args.progress.progress.style(args.output.quiet);
-            let mut options = slimdisk::compact::Options::from(&args.search);
+            let mut options = options(&args.search, &args.parents);
             options.verify = args.verify;
             options.touch = args.touch;
             let task = compact::Task { options, dry_run: args.dry_run };
@@ -50,7 +52,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Map(args) => {
             let style = args.progress.progress.style(args.output.quiet);
-            let options = (&args.search).into();
+            let options = options(&args.search, &args.parents);
             let svg = args.svg.map(|path| map::SvgFile { path, replace: args.force });
             with_watch(&args.output, style, |console, watch| {
                 map::run(&args.disk, &options, svg.as_ref(), console, watch)
@@ -64,6 +66,12 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Completions { shell } => completions::run(shell),
         Command::Man { dir } => man::run(&dir),
     }
+}
+
+fn options(search: &SearchArgs, parents: &ParentArgs) -> Options {
+    let mut options = Options::from(search);
+    options.parents = parents.into();
+    options
 }
 
 fn form(output: &OutputArgs, style: Style) -> Form {
@@ -119,18 +127,19 @@ struct Failure {
 fn fail(
     console: &mut Console,
     image: &Path,
-    error: Error,
+    error: &Error,
     image_type: Option<ImageType>,
     known_format: bool,
 ) -> ExitCode {
-    let error = if error.path().is_none() { error.in_file(image) } else { error };
-    let failure = Failure {
-        image: image.to_string_lossy().into_owned(),
-        error: ErrorReport::from(&error),
-    };
+    let image = image.to_string_lossy().into_owned();
+    let failure = Failure { image, error: ErrorReport::from(error) };
     console.object(&failure);
-    console.error(&error);
-    if let Some(hint) = error_hint(&error, image_type, known_format) {
+    if error.path().is_some() {
+        console.error(error);
+    } else {
+        console.error_in(&failure.image, error);
+    }
+    if let Some(hint) = error_hint(error, image_type, known_format) {
         console.hint(hint);
     }
     error.kind().into()

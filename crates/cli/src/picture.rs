@@ -20,6 +20,8 @@ pub enum State {
     Free,
     /// A block of zeros.
     Zero,
+    /// A block that is the same in the parent.
+    Parent,
     /// A block without a place in the file.
     Absent,
     /// Headers and tables of the image.
@@ -29,8 +31,15 @@ pub enum State {
 }
 
 /// Every state, in the order of legends.
-pub const STATES: [State; 6] =
-    [State::Used, State::Free, State::Zero, State::Absent, State::Table, State::Unused];
+pub const STATES: [State; 7] = [
+    State::Used,
+    State::Free,
+    State::Zero,
+    State::Parent,
+    State::Absent,
+    State::Table,
+    State::Unused,
+];
 
 impl State {
     /// The word for it.
@@ -39,6 +48,7 @@ impl State {
             State::Used => "used",
             State::Free => "free",
             State::Zero => "zero",
+            State::Parent => "parent",
             State::Absent => "absent",
             State::Table => "tables",
             State::Unused => "unused",
@@ -51,6 +61,9 @@ impl State {
             State::Used => "blocks that must stay",
             State::Free => "blocks of free space: compact gives them up",
             State::Zero => "blocks of zeros: compact gives them up",
+            State::Parent => {
+                "blocks that the parent shows the same: compact gives them up"
+            }
             State::Absent => "blocks that take no room in the file",
             State::Table => "headers and tables of the image",
             State::Unused => "bytes of the file that no table names",
@@ -65,6 +78,7 @@ impl From<Verdict> for State {
             Verdict::Live => State::Used,
             Verdict::Free => State::Free,
             Verdict::Zero => State::Zero,
+            Verdict::Parent => State::Parent,
         }
     }
 }

@@ -24,12 +24,13 @@ use self::report::{BlockCounts, IoReport};
 pub use self::report::{Mode, Outcome, Report};
 pub use self::survey::{Survey, Verdict};
 use crate::error::{Error, Kind, Result};
-use crate::image::{self, Facts, Layout};
+use crate::image::parent::{self, Chain, Children, Parent, ParentLookup};
+use crate::image::{self, Facts, Image, Layout};
 use crate::storage::{HostFile, Meter, Storage};
 use crate::volume::Allowances;
 
 /// What the user wants of a compaction.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
     /// How far to look for blocks to give up.
@@ -45,6 +46,12 @@ pub struct Options {
     pub drop_unpartitioned: bool,
     /// What is allowed beyond the safe default when volumes are judged.
     pub allow: Allowances,
+    /// Where the parents of a differencing image may be looked for.
+    pub parents: ParentLookup,
+    /// Give up only what reads the same afterwards: zeros and, in a differencing image,
+    /// what its parent shows. Always so for an image that others in its folder name as
+    /// their parent, for they may read what its own volumes call free.
+    pub preserve: bool,
 }
 
 /// The steps of a compaction, in the order they come.
@@ -92,8 +99,14 @@ pub struct Examination {
     /// How it lies in its file; `None` for an image that is not dynamic.
     pub layout: Option<Layout>,
     /// The guest's partitions and volumes and the verdict on each block; `None`
-    /// for a differencing image, whose disk cannot be read without its parents.
+    /// for a differencing image whose parents are not there.
     pub survey: Option<Survey>,
+    /// The parents of a differencing image, its own first.
+    pub parents: Vec<Parent>,
+    /// Why they are not there.
+    pub parents_error: Option<Arc<Error>>,
+    /// The images in the same folder that name this one as their parent.
+    pub children: Children,
     /// The file's length in bytes.
     pub file_size: u64,
     /// Bytes the host has allocated to it.
@@ -111,21 +124,32 @@ pub fn examine(
 ) -> Result<Option<Examination>> {
     let named = |error: Error| error.in_file(path);
     let file = Arc::new(HostFile::open_read(path)?);
-    let image = image::open(file.clone()).map_err(named)?;
-    let facts = image.facts();
+    let mut image = image::open(file.clone()).map_err(named)?;
+    let mut facts = image.facts();
     let layout = image.layout();
-    let survey = match facts.image_type {
-        image::ImageType::Differencing => None,
-        _ => match survey::survey(&*image, options, search, hook).map_err(named)? {
-            Some(survey) => Some(survey),
-            None => return Ok(None),
-        },
-    };
+    let children = children(file.path(), &facts);
+    let options = &for_children(options, &children);
+    let (mut parents, mut parents_error, mut survey) = (Vec::new(), None, None);
+    match parent::open_parents(&mut *image, file.path(), &options.parents) {
+        Ok(chain) => {
+            survey = survey::survey(&*image, options, search, hook).map_err(named)?;
+            if survey.is_none() {
+                return Ok(None);
+            }
+            facts.notes.extend(chain_notes(&chain));
+            parents = chain.parents().to_vec();
+        }
+        Err(error) => parents_error = Some(Arc::new(in_file(error, &file, path))),
+    }
+    facts.notes.extend(children_notes(&children));
     let file_size = crate::storage::ReadAt::len(&*file);
     Ok(Some(Examination {
         facts,
         layout,
         survey,
+        parents,
+        parents_error,
+        children,
         file_size,
         host_bytes: file.host_bytes()?,
     }))
@@ -139,9 +163,14 @@ pub fn plan_disk(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report 
     let result = HostFile::open_read(path).and_then(|file| {
         let file = Arc::new(Meter::new(file));
         report.host_bytes_before = file.inner().host_bytes()?;
-        let planned = prepare(file.clone(), options, &mut report, hook);
-        report.io = IoReport::of_plan(file.counts());
-        Ok(match planned.map_err(|e| e.in_file(path))? {
+        let real = Some(file.inner().path());
+        let planned = prepare(file.clone(), real, options, &mut report, hook);
+        let mut counts = file.counts();
+        if let Ok(Some(prepared)) = &planned {
+            counts.bytes_read += prepared.chain.bytes_read();
+        }
+        report.io = IoReport::of_plan(counts);
+        Ok(match planned.map_err(|e| in_file(e, file.inner(), path))? {
             Some(_) => Outcome::Planned,
             None => Outcome::Cancelled,
         })
@@ -166,8 +195,14 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
         let file = Arc::new(Meter::new(file));
         report.host_bytes_before = file.inner().host_bytes()?;
         report.unguarded = file.inner().exclusion().missing().to_vec();
-        let done = compact_storage(file.clone(), options, &mut report, hook);
-        report.io = IoReport::of_run(file.counts());
+        let real = Some(file.inner().path());
+        let mut options = options.clone();
+        options.parents.steady = true;
+        let mut chain = Chain::default();
+        let done = run_on(file.clone(), real, &options, &mut report, &mut chain, hook);
+        let mut counts = file.counts();
+        counts.bytes_read += chain.bytes_read();
+        report.io = IoReport::of_run(counts);
         report.host_bytes_after = file.inner().host_bytes().ok();
         // After a failure, too: the guest's disk is the same.
         if !options.touch
@@ -176,24 +211,38 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
         {
             report.notes.push(error.chain());
         }
-        done.map_err(|e| e.in_file(path))
+        done.map_err(|e| in_file(e, file.inner(), path))
     });
     report.finish(result, started);
     report
 }
 
-/// Compacts the image in any storage; [`compact`] without the host file about it.
+/// Compacts the image in any storage; [`compact`] without the host file about it, and so
+/// not for a differencing image, whose parents could not be found.
 pub fn compact_storage(
     storage: Arc<dyn Storage>,
     options: &Options,
     report: &mut Report,
     hook: &mut Hook<'_>,
 ) -> Result<Outcome> {
-    let Some((mut image, survey, plan)) =
-        prepare(storage.clone(), options, report, hook)?
-    else {
+    run_on(storage, None, options, report, &mut Chain::default(), hook)
+}
+
+/// Compacts the image in `storage`, which is the file at `path` if that is known, and
+/// hands out what parents it has.
+fn run_on(
+    storage: Arc<dyn Storage>,
+    path: Option<&Path>,
+    options: &Options,
+    report: &mut Report,
+    chain: &mut Chain,
+    hook: &mut Hook<'_>,
+) -> Result<Outcome> {
+    let Some(prepared) = prepare(storage.clone(), path, options, report, hook)? else {
         return Ok(Outcome::Cancelled);
     };
+    let Prepared { mut image, survey, plan, .. } = prepared;
+    *chain = prepared.chain;
     // Until something is written, nothing has changed.
     let before = report.blocks.allocated_before;
     let unchanged = BlockCounts {
@@ -237,7 +286,10 @@ pub fn compact_storage(
     }
     if let Some(before) = before {
         // Through a fresh reading of the file: what the next program will see.
-        let fresh = image::open(storage)?;
+        let mut fresh = image::open(storage)?;
+        if let Some(parent) = image.parent() {
+            fresh.set_parent(parent.clone())?;
+        }
         match verify::digest(&*fresh, &verdicts, Phase::VerifyAfter, hook)? {
             None => return Ok(Outcome::Cancelled),
             Some(after) if after == before => {
@@ -255,12 +307,19 @@ pub fn compact_storage(
     Ok(if plan.is_empty() { Outcome::NothingToDo } else { Outcome::Compacted })
 }
 
-type Prepared = (Box<dyn image::Image>, Survey, Plan);
+/// All that a run needs.
+struct Prepared {
+    image: Box<dyn Image>,
+    chain: Chain,
+    survey: Survey,
+    plan: Plan,
+}
 
 /// Opens, judges and plans, filling in the report with what a run would reach;
 /// `None` if the hook asked to stop.
 fn prepare(
     storage: Arc<dyn Storage>,
+    path: Option<&Path>,
     options: &Options,
     report: &mut Report,
     hook: &mut Hook<'_>,
@@ -269,7 +328,7 @@ fn prepare(
     report.file_size_after = storage.len();
     let format = image::detect(&storage)?;
     report.format = Some(format.name());
-    let image = format.open(storage)?;
+    let mut image = format.open(storage)?;
     let facts = image.facts();
     report.image_type = Some(facts.image_type);
     report.virtual_size = facts.virtual_size;
@@ -277,9 +336,24 @@ fn prepare(
     report.blocks.total = u64::from(facts.blocks_total);
     report.blocks.allocated_before = u64::from(facts.blocks_allocated);
     report.blocks.allocated_after = report.blocks.allocated_before;
-    report.notes.extend(facts.notes);
+    report.notes.extend(facts.notes.iter().cloned());
+    let mut chain = Chain::default();
+    let mut options = options.clone();
+    if let Some(path) = path {
+        let children = children(path, &facts);
+        report.notes.extend(children_notes(&children));
+        options = for_children(&options, &children);
+        let names =
+            children.paths.iter().map(|child| child.to_string_lossy().into_owned());
+        report.children = names.collect();
+        // What the image itself forbids is said before its parents are looked for.
+        image.settled()?;
+        chain = parent::open_parents(&mut *image, path, &options.parents)?;
+        report.notes.extend(chain_notes(&chain));
+        report.parents = chain.parents().to_vec();
+    }
     image.compactable()?;
-    let Some(survey) = survey::survey(&*image, options, true, hook)? else {
+    let Some(survey) = survey::survey(&*image, &options, true, hook)? else {
         return Ok(None);
     };
     let Some(layout) = image.layout() else { return Ok(None) };
@@ -288,6 +362,7 @@ fn prepare(
         |verdict| survey.verdicts.iter().filter(|v| **v == verdict).count() as u64;
     report.blocks.released_free = count(Verdict::Free);
     report.blocks.released_zero = count(Verdict::Zero);
+    report.blocks.released_parent = count(Verdict::Parent);
     report.blocks.allocated_after -= plan.release.len() as u64;
     report.blocks.moved = plan.moves.len() as u64;
     report.file_size_after = plan.file_len_after;
@@ -298,5 +373,47 @@ fn prepare(
     if let Some(table) = &survey.table {
         report.notes.extend(table.notes.iter().cloned());
     }
-    Ok(Some((image, survey, plan)))
+    Ok(Some(Prepared { image, chain, survey, plan }))
+}
+
+/// The error with the image's file as it was given, unless it is about another one: a
+/// parent, say.
+fn in_file(error: Error, file: &HostFile, path: &Path) -> Error {
+    match error.path() {
+        Some(other) if other != file.path() => error,
+        _ => error.in_file(path),
+    }
+}
+
+fn children(path: &Path, facts: &Facts) -> Children {
+    facts.unique_id.map(|id| parent::children_of(path, &id)).unwrap_or_default()
+}
+
+/// What is wanted of an image that has these children.
+fn for_children(options: &Options, children: &Children) -> Options {
+    let preserve = options.preserve || !children.paths.is_empty();
+    Options { preserve, ..options.clone() }
+}
+
+fn children_notes(children: &Children) -> Option<String> {
+    let names: Vec<_> = children
+        .paths
+        .iter()
+        .map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy())
+        .collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "the disk is the parent of {}: only what reads the same afterwards can be given \
+             up, for its children may read what its own volumes call free",
+            names.join(", ")
+        )
+    })
+}
+
+fn chain_notes(chain: &Chain) -> impl Iterator<Item = String> + '_ {
+    let parents = chain.parents().iter().flat_map(|parent| {
+        let path = parent.path.display();
+        parent.notes.iter().map(move |note| format!("parent {path}: {note}"))
+    });
+    chain.notes().iter().cloned().chain(parents)
 }

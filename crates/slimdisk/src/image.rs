@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod parent;
 pub mod vhd;
 
 use std::ops::Range;
@@ -20,6 +21,8 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::ranges::Ranges;
 use crate::storage::{HostFile, ReadAt, Storage};
+
+use self::parent::ParentLink;
 
 pub use self::check::{Finding, Severity};
 
@@ -45,6 +48,13 @@ pub trait Format: Sync {
     /// Mends what has a sound twin elsewhere in the file, durably; returns a
     /// sentence for each thing mended.
     fn repair(&self, file: &dyn Storage) -> Result<Vec<String>>;
+
+    /// The extensions that its files usually have, without the dot.
+    fn extensions(&self) -> &'static [&'static str];
+
+    /// The identity of the disk that the file names as its parent, if it is a sound
+    /// differencing image as far as its headers tell; reads nothing else.
+    fn parent_id(&self, file: &dyn ReadAt) -> Option<[u8; 16]>;
 }
 
 /// Finds out the format of `file`.
@@ -105,6 +115,8 @@ pub struct Facts {
     pub image_type: ImageType,
     /// The size of the guest's disk in bytes.
     pub virtual_size: u64,
+    /// The disk's identity, by which children know it.
+    pub unique_id: Option<[u8; 16]>,
     /// The size of a block's data in bytes; 0 if the image has no blocks.
     pub block_size: u64,
     /// Blocks the disk is divided into.
@@ -175,14 +187,44 @@ pub struct Move {
     pub to: u64,
 }
 
-/// An open image. Reads as the guest's disk.
+/// An open image. Reads as the guest's disk, a differencing one once it has its
+/// parent.
 pub trait Image: ReadAt {
     /// What the image says of itself.
     fn facts(&self) -> Facts;
 
-    /// Fails unless the image can be compacted, with the reason: a fixed or a
-    /// differencing image, a saved state.
+    /// Fails if its disk is not what the guest will find, with the reason: a saved
+    /// state, encryption.
+    fn settled(&self) -> Result<()>;
+
+    /// Fails unless the image can be compacted, with the reason: a fixed image, a
+    /// differencing one without its parent, one that is not settled.
     fn compactable(&self) -> Result<()>;
+
+    /// How the image names its parent; `None` unless it is a differencing one.
+    fn parent_link(&self) -> Result<Option<ParentLink>> {
+        Ok(None)
+    }
+
+    /// Gives a differencing image its parent, which is only ever read.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::ParentMismatch`] if it is not the one that the image names.
+    fn set_parent(&mut self, _parent: Arc<dyn Image>) -> Result<()> {
+        Err(wrong_type("only a differencing image has a parent"))
+    }
+
+    /// The parent it was given.
+    fn parent(&self) -> Option<&Arc<dyn Image>> {
+        None
+    }
+
+    /// Which bytes of an allocated block, counted from its start, the image itself
+    /// holds; `None` if all. The others are its parent's.
+    fn own_bytes(&self, _block: u32) -> Result<Option<Ranges>> {
+        Ok(None)
+    }
 
     /// How the image lies in its file now; `None` for a fixed image.
     fn layout(&self) -> Option<Layout>;
@@ -190,8 +232,8 @@ pub trait Image: ReadAt {
     /// Whether a block has a place in the file.
     fn is_allocated(&self, block: u32) -> bool;
 
-    /// Reads an allocated block's data from `offset` (in bytes from its start).
-    /// Unlike the guest's view this reaches to the end of the last block, past
+    /// Reads an allocated block's data from `offset` (in bytes from its start), in a
+    /// differencing image any block's, as it shows with its parent behind it. Unlike the guest's view this reaches to the end of the last block, past
     /// the end of the disk.
     fn read_block(&self, block: u32, offset: u64, buf: &mut [u8]) -> Result<()>;
 
@@ -199,7 +241,8 @@ pub trait Image: ReadAt {
     /// hold anything but zeros; what lies before it is a hole in the host file.
     fn next_data_in_block(&self, block: u32, offset: u64) -> Result<Option<Range<u64>>>;
 
-    /// Gives up the places of `blocks`, which read as zeros from then on.
+    /// Gives up the places of `blocks`, which read as zeros from then on, or as the
+    /// parent in a differencing image.
     ///
     /// Durable when it returns: only then may the places be used again. At any
     /// earlier moment each block either still has its place or has lost it.

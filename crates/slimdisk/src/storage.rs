@@ -29,6 +29,7 @@ pub use self::exclusion::{Exclusion, Guard};
 pub use self::host::{HostFile, Times};
 pub use self::mapping::{Mapped, Mapping};
 pub use self::meter::{IoCounts, Meter};
+pub(crate) use self::platform::real_path;
 use crate::error::{Error, Kind, Result};
 
 /// Bytes that can be read by offset: a file, a guest's disk, a volume in it.

@@ -18,12 +18,12 @@ pub fn run(disk: &Path, repair: bool, console: &mut Console) -> ExitCode {
     if repair {
         match repair_file(disk) {
             Ok(mended) => repaired = mended,
-            Err(error) => return fail(console, disk, error, None, false),
+            Err(error) => return fail(console, disk, &error, None, false),
         }
     }
     let (format, findings) = match check_file(disk) {
         Ok(found) => found,
-        Err(error) => return fail(console, disk, error, None, false),
+        Err(error) => return fail(console, disk, &error, None, false),
     };
     let result = Check {
         image: disk.to_string_lossy().into_owned(),

@@ -7,6 +7,7 @@ use serde::Serialize;
 use slimdisk::compact::report::VolumeReport;
 use slimdisk::compact::{Examination, Options, examine};
 use slimdisk::image::ImageType;
+use slimdisk::image::parent::{Parent, ParentLookup};
 use slimdisk::partition::{PartitionTable, Scheme};
 
 use super::{Watch, fail, stopped};
@@ -18,9 +19,16 @@ use crate::size::{Size, grouped, percent};
 use crate::table::{Side, Table};
 
 /// Tells about one image.
-pub fn run(disk: &Path, console: &mut Console, watch: &Watch) -> ExitCode {
+pub fn run(
+    disk: &Path,
+    parents: &ParentLookup,
+    console: &mut Console,
+    watch: &Watch,
+) -> ExitCode {
     let mut reporter = watch.reporter(disk);
-    let found = examine(disk, &Options::default(), false, &mut |p| reporter.step(p));
+    let mut options = Options::default();
+    options.parents = parents.clone();
+    let found = examine(disk, &options, false, &mut |p| reporter.step(p));
     drop(reporter);
     match found {
         Ok(Some(found)) => {
@@ -30,18 +38,19 @@ pub fn run(disk: &Path, console: &mut Console, watch: &Watch) -> ExitCode {
             ExitCode::Done
         }
         Ok(None) => stopped(console, watch),
-        Err(error) => fail(console, disk, error, None, true),
+        Err(error) => fail(console, disk, &error, None, true),
     }
 }
 
 /// Why there is nothing to say of the guest's volumes.
-fn not_surveyed(found: &Examination) -> Option<&'static str> {
-    match (&found.survey, found.facts.image_type) {
+fn not_surveyed(found: &Examination) -> Option<String> {
+    match (&found.survey, &found.parents_error) {
         (Some(_), _) => None,
-        (None, ImageType::Differencing) => {
-            Some("a differencing image's disk cannot be read without its parents")
-        }
-        (None, _) => Some("the guest's disk was not looked into"),
+        (None, Some(error)) => Some(format!(
+            "a differencing image's disk cannot be read without its parents: {}",
+            error.chain()
+        )),
+        (None, None) => Some("the guest's disk was not looked into".to_owned()),
     }
 }
 
@@ -58,11 +67,13 @@ struct Info<'a> {
     file_size: u64,
     host_bytes: u64,
     parent: Option<&'a str>,
+    parents: &'a [Parent],
+    children: Vec<String>,
     details: Vec<Detail<'a>>,
     notes: Vec<&'a str>,
     partition_table: Option<TableInfo<'a>>,
     volumes: Option<&'a [VolumeReport]>,
-    not_surveyed: Option<&'static str>,
+    not_surveyed: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -112,6 +123,8 @@ impl<'a> Info<'a> {
             file_size: found.file_size,
             host_bytes: found.host_bytes,
             parent: facts.parent.as_deref(),
+            parents: &found.parents,
+            children: children(found).collect(),
             details: facts
                 .details
                 .iter()
@@ -146,6 +159,10 @@ impl<'a> TableInfo<'a> {
     }
 }
 
+fn children(found: &Examination) -> impl Iterator<Item = String> + '_ {
+    found.children.paths.iter().map(|path| path.to_string_lossy().into_owned())
+}
+
 fn table_of(found: &Examination) -> Option<&PartitionTable> {
     found.survey.as_ref()?.table.as_ref()
 }
@@ -159,15 +176,10 @@ fn notes(found: &Examination) -> impl Iterator<Item = &str> {
 
 fn render(disk: &Path, found: &Examination, view: View) -> String {
     let facts = &found.facts;
-    let kind = match facts.image_type {
-        ImageType::Fixed => "fixed",
-        ImageType::Dynamic => "dynamically expanding",
-        ImageType::Differencing => "differencing",
-    };
     let image = printable(&disk.to_string_lossy());
     let size = |bytes: u64| Size(bytes).maybe_exact(view.exact);
     let mut rows: Vec<(&str, String)> = vec![
-        ("format", format!("{}, {kind}", facts.format)),
+        ("format", format!("{}, {}", facts.format, kind(facts.image_type))),
         ("virtual size", size(facts.virtual_size)),
         ("file size", size(found.file_size)),
         ("on the host", size(found.host_bytes)),
@@ -187,6 +199,7 @@ fn render(disk: &Path, found: &Examination, view: View) -> String {
     if let Some(parent) = &facts.parent {
         rows.push(("parent", printable(parent)));
     }
+    rows.extend(children(found).map(|child| ("child", printable(&child))));
     rows.extend(facts.details.iter().map(|(name, value)| (*name, printable(value))));
     let mut text = format!("{BOLD}{image}{BOLD:#}\n");
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
@@ -195,13 +208,15 @@ fn render(disk: &Path, found: &Examination, view: View) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {name:<width$}  {value}");
     }
+    section(&mut text, "Parents", parents(&found.parents));
     if let Some(survey) = &found.survey {
         if let Some(table) = &survey.table {
             section(&mut text, &scheme(table), partitions(table, view));
         }
         section(&mut text, "Volumes", volume_table(&survey.volumes, view));
     }
-    let why = not_surveyed(found).into_iter();
+    let why = not_surveyed(found);
+    let why = why.as_deref().into_iter();
     let untrusted = table_of(found).and_then(|table| table.untrusted.as_deref());
     let notes: Vec<&str> = why.chain(untrusted).chain(notes(found)).collect();
     if !notes.is_empty() {
@@ -222,6 +237,32 @@ fn section(text: &mut String, heading: &str, lines: Vec<String>) {
     let _ = writeln!(text, "\n{BOLD}{heading}{BOLD:#}");
     for line in lines {
         let _ = writeln!(text, "  {line}");
+    }
+}
+
+fn parents(parents: &[Parent]) -> Vec<String> {
+    if parents.is_empty() {
+        return Vec::new();
+    }
+    let columns =
+        ["file", "type", "unique id", "found by"].map(|name| (name, Side::Left));
+    let mut table = Table::new(&columns);
+    for parent in parents {
+        table.row([
+            printable(&parent.path.to_string_lossy()),
+            format!("{}, {}", parent.format, kind(parent.image_type)),
+            parent.unique_id.clone(),
+            printable(&parent.found_by),
+        ]);
+    }
+    table.lines()
+}
+
+fn kind(image_type: ImageType) -> &'static str {
+    match image_type {
+        ImageType::Fixed => "fixed",
+        ImageType::Dynamic => "dynamically expanding",
+        ImageType::Differencing => "differencing",
     }
 }
 

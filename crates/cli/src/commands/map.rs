@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use slimdisk::compact::{Examination, Options, examine};
-use slimdisk::image::ImageType;
 use slimdisk::{Error, Kind};
 
 use super::{Watch, fail, stopped};
@@ -44,12 +43,15 @@ pub fn run(
     let found = match found {
         Ok(Some(found)) => found,
         Ok(None) => return stopped(console, watch),
-        Err(error) => return fail(console, disk, error, None, true),
+        Err(error) => return fail(console, disk, &error, None, true),
     };
+    if let Some(error) = &found.parents_error {
+        return fail(console, disk, error, Some(found.facts.image_type), true);
+    }
     let drawing = match Drawing::new(disk, &found) {
         Ok(drawing) => drawing,
         Err(error) => {
-            return fail(console, disk, error, Some(found.facts.image_type), true);
+            return fail(console, disk, &error, Some(found.facts.image_type), true);
         }
     };
     if let Some(svg) = svg {
@@ -91,13 +93,7 @@ impl Drawing {
         let (Some(layout), Some(survey)) = (&found.layout, &found.survey) else {
             return Err(Error::new(
                 Kind::WrongImageType,
-                match facts.image_type {
-                    ImageType::Differencing => {
-                        "the blocks of a differencing image cannot be judged without \
-                         its parent"
-                    }
-                    _ => "the image has no blocks that come and go, so there is no map",
-                },
+                "the image has no blocks that come and go, so there is no map",
             ));
         };
         let subtitle = format!(
@@ -147,6 +143,7 @@ impl Drawing {
                 used: blocks(State::Used),
                 free: blocks(State::Free),
                 zero: blocks(State::Zero),
+                parent: blocks(State::Parent),
                 absent: blocks(State::Absent),
             },
             table_bytes: self.file.bytes(State::Table),
@@ -178,6 +175,7 @@ struct BlockStates {
     used: u64,
     free: u64,
     zero: u64,
+    parent: u64,
     absent: u64,
 }
 

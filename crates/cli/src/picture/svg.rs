@@ -25,6 +25,7 @@ fn color(state: State) -> &'static str {
         State::Used => "#0072b2",
         State::Free => "#009e73",
         State::Zero => "#56b4e9",
+        State::Parent => "#e69f00",
         State::Absent => "#e8e8e8",
         State::Table => "#cc79a7",
         State::Unused => "#f0e442",

@@ -26,6 +26,7 @@ fn states(cells: &[Cell]) -> String {
         Some(State::Used) => '#',
         Some(State::Free) => '-',
         Some(State::Zero) => '0',
+        Some(State::Parent) => 'p',
         Some(State::Absent) => '.',
         Some(State::Table) => 'T',
         Some(State::Unused) => '_',
@@ -64,7 +65,7 @@ fn scaling_keeps_every_place() {
     for _ in 0..500 {
         let mut picture = Picture::default();
         for _ in 0..next(40) {
-            let state = STATES[next(6)];
+            let state = STATES[next(STATES.len())];
             picture.push(state, 1 + next(1000) as u64, 0);
         }
         let room = 1 + next(300);

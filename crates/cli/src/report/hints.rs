@@ -2,7 +2,7 @@
 
 use slimdisk::compact::report::VolumeState;
 use slimdisk::compact::{Mode, Options, Outcome, Report};
-use slimdisk::image::ImageType;
+use slimdisk::image::ImageType::{self, Differencing};
 use slimdisk::{Error, Kind};
 
 use super::volume_name;
@@ -59,6 +59,13 @@ pub fn to_win_more(report: &Report, options: &Options) -> Vec<String> {
         ));
     }
     match options.mode {
+        Mode::Quick if worth(kept.used) && report.image_type == Some(Differencing) => {
+            hints.push(format!(
+                "--mode full also looks for blocks that the parent shows the same, in the \
+                 {} that volumes call used, which reads all of it",
+                Size(kept.used)
+            ));
+        }
         Mode::Quick if worth(kept.used) => hints.push(format!(
             "--mode full also looks for zeros in the {} that volumes call used, which \
              reads all of it",
@@ -111,16 +118,20 @@ pub fn error_hint(
 ) -> Option<&'static str> {
     Some(match error.kind() {
         Kind::WrongImageType => match image_type {
-            Some(ImageType::Differencing) => {
-                "merge the differencing image into its parent first, with the virtual \
-                 machine's own tools"
-            }
             Some(ImageType::Fixed) => {
                 "to make an expanding image of it: \
                  qemu-img convert -O vpc -o subformat=dynamic,force_size=on OLD NEW"
             }
             _ => return None,
         },
+        Kind::ParentNotFound => {
+            "a differencing image holds only what differs from its parent; put the parent \
+             beside it, or name the parent's folder with --parent-dir"
+        }
+        Kind::ParentMismatch => {
+            "a copy that was made by exporting or converting the parent is another disk; \
+             name the folder of the right one with --parent-dir"
+        }
         Kind::InUse => {
             "shut the virtual machine down, or detach the disk, and try again (a saved \
              or paused machine still uses it)"

@@ -24,6 +24,7 @@ fn shares(report: &Report) -> Vec<Share> {
         ),
         (kept.unjudged, "in volumes whose free map is not trusted or not known".to_owned()),
         (kept.outside, "outside every volume".to_owned()),
+        (kept.inherited, "the parent's: room in blocks that the image holds in part".to_owned()),
         (tables, "headers and tables of the image".to_owned()),
     ]
     .into_iter()

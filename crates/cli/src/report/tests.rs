@@ -129,7 +129,13 @@ fn errors_come_with_what_to_do() {
     use slimdisk::image::ImageType::{Differencing, Fixed};
     assert!(hint(Kind::InUse, None, true).contains("shut the virtual machine down"));
     assert!(hint(Kind::WrongImageType, Some(Fixed), true).contains("qemu-img convert"));
-    assert!(hint(Kind::WrongImageType, Some(Differencing), true).contains("merge"));
+    assert_eq!(hint(Kind::WrongImageType, Some(Differencing), true), "none");
+    assert!(
+        hint(Kind::ParentNotFound, Some(Differencing), true).contains("--parent-dir")
+    );
+    assert!(
+        hint(Kind::ParentMismatch, Some(Differencing), true).contains("--parent-dir")
+    );
     assert!(hint(Kind::InvalidImage, None, true).contains("slimdisk check"));
     assert_eq!(hint(Kind::InvalidImage, None, false), "none");
     assert_eq!(hint(Kind::NotFound, None, true), "none");

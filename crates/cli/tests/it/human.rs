@@ -138,8 +138,8 @@ fn info_tells_what_it_is() {
 }
 
 #[test]
-fn a_differencing_image_is_told_about_and_not_surveyed() {
-    let test = "a_differencing_image_is_told_about_and_not_surveyed";
+fn a_differencing_image_needs_its_parent() {
+    let test = "a_differencing_image_needs_its_parent";
     let Some(samples) = crate::support::samples() else {
         crate::support::skip(test, "the folder of samples");
         return;
@@ -157,8 +157,38 @@ fn a_differencing_image_is_told_about_and_not_surveyed() {
     let json = run(&["info", "--json"], &[&disk]).ok().object();
     assert!(json["not_surveyed"].is_string() && json["volumes"].is_null(), "{json:#}");
     for command in ["plan", "map", "compact"] {
-        assert_eq!(run(&[command], &[&disk]).code, 4, "{command}");
+        let ran = run(&[command], &[&disk]);
+        assert_eq!(ran.code, 8, "{command}");
+        assert!(ran.err.contains("--parent-dir"), "{}", ran.err);
     }
+    // Its parent's folder is named.
+    let sample = samples.join("ntfs-parent.vhd.zst");
+    let dir = scratch.path("parents");
+    std::fs::create_dir(&dir).unwrap();
+    let parent = dir.join("ntfs-parent.vhd");
+    sh(&format!("zstd -dqf {} -o {}", sample.display(), parent.display()));
+    let dir = format!("--parent-dir={}", dir.display());
+    let info = run(&["info", &dir], &[&disk]).ok().out;
+    for word in ["Parents", "ntfs-parent.vhd", "locator W2ru", "TestVolume", "trusted"] {
+        assert!(info.contains(word), "{word:?} is missing:\n{info}");
+    }
+    let json = run(&["info", "--json", &dir], &[&disk]).ok().object();
+    assert_eq!(json["parents"][0]["type"], "fixed", "{json:#}");
+    assert!(json["not_surveyed"].is_null() && json["volumes"].is_array(), "{json:#}");
+    let json = run(&["map", "--json", &dir], &[&disk]).ok().object();
+    assert_eq!(json["blocks"]["used"], 2, "{json:#}");
+    assert_eq!(json["blocks"]["parent"], 0, "{json:#}");
+    let json = run(&["plan", "--json", &dir], &[&disk]).ok().object();
+    assert!(json["kept"]["inherited"].as_u64().unwrap() > 3 << 20, "{json:#}");
+    assert!(json["parents"][0]["path"].as_str().unwrap().ends_with("ntfs-parent.vhd"));
+    run(&["compact", "--verify", &dir], &[&disk]).ok();
+    // And the parent knows its child.
+    std::fs::rename(&parent, scratch.path("ntfs-parent.vhd")).unwrap();
+    let info = run(&["info"], &[&scratch.path("ntfs-parent.vhd")]).ok().out;
+    assert!(info.contains("child ") && info.contains("child.vhd"), "{info}");
+    let json =
+        run(&["info", "--json"], &[&scratch.path("ntfs-parent.vhd")]).ok().object();
+    assert_eq!(json["children"].as_array().unwrap().len(), 1, "{json:#}");
 }
 
 #[test]

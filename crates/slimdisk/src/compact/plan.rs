@@ -90,7 +90,10 @@ impl Plan {
 #[must_use]
 pub fn plan(layout: &Layout, verdicts: &[Verdict]) -> Plan {
     let goes = |block: u32| {
-        matches!(verdicts.get(block as usize), Some(Verdict::Free | Verdict::Zero))
+        matches!(
+            verdicts.get(block as usize),
+            Some(Verdict::Free | Verdict::Zero | Verdict::Parent)
+        )
     };
     let mut release: Vec<u32> = layout
         .extents

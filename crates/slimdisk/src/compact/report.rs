@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::image::ImageType;
+use crate::image::parent::Parent;
 use crate::storage::IoCounts;
 
 /// How far a compaction goes to find blocks to give up.
@@ -127,6 +128,8 @@ pub struct KeptBytes {
     pub unjudged: u64,
     /// Outside every volume.
     pub outside: u64,
+    /// Not held here but in the parent: room in the block for what may be written.
+    pub inherited: u64,
 }
 
 /// The error of a failed compaction, as it is printed.
@@ -187,6 +190,11 @@ pub struct Report {
     pub kept: KeptBytes,
     /// The guest's volumes.
     pub volumes: Vec<VolumeReport>,
+    /// The parents of a differencing image, its own first.
+    pub parents: Vec<Parent>,
+    /// Images in the same folder that name this one as their parent. Then nothing is
+    /// given up that they could read.
+    pub children: Vec<String>,
     /// What is odd, in sentences.
     pub notes: Vec<String>,
     /// Which of the locks that keep others out of the file could not be had, and
@@ -226,6 +234,8 @@ impl Report {
             pinned_bytes: 0,
             kept: KeptBytes::default(),
             volumes: Vec::new(),
+            parents: Vec::new(),
+            children: Vec::new(),
             notes: Vec::new(),
             unguarded: Vec::new(),
             io: IoReport::default(),

@@ -4,10 +4,14 @@
 //! is free goes. Where no trusted map speaks (outside partitions, behind the end
 //! of a file system, in volumes that are not trusted) only zeros count, and they
 //! are looked for in just those bytes.
+//!
+//! A block of a differencing image goes when all that the image itself holds of it is
+//! free; and where no map speaks, not zeros count but being what the parent shows.
 
 mod counters;
 mod judge;
 mod order;
+mod own;
 mod places;
 mod search;
 mod volumes;
@@ -35,6 +39,8 @@ pub enum Verdict {
     Free,
     /// All of it is zero.
     Zero,
+    /// In a differencing image: its parent shows the same.
+    Parent,
 }
 
 /// What was learnt of a disk.
@@ -53,15 +59,19 @@ pub struct Survey {
     pub notes: Vec<String>,
 }
 
-/// Judges the blocks of `image`. `search` also looks for zeros; without it, blocks
-/// that only zeros could free stay live. `None` if the hook asked to stop.
+/// Judges the blocks of `image`. `search` also looks for zeros, in a differencing
+/// image for what its parent shows too; without it, blocks that only this could free
+/// stay live. `None` if the hook asked to stop.
+///
+/// A differencing image must have been given its parent. Zeros prove nothing there,
+/// for they may hide the parent's data.
 pub fn survey(
     image: &dyn Image,
     options: &Options,
     search: bool,
     hook: &mut Hook<'_>,
 ) -> Result<Option<Survey>> {
-    let mut judge = Judge::new(image);
+    let mut judge = Judge::new(image)?;
     let mut table = None;
     let mut volumes = Volumes::default();
     if options.mode != Mode::Prezeroed {
@@ -75,7 +85,7 @@ pub fn survey(
             None => return Ok(None),
         }
         if options.drop_unpartitioned {
-            judge.drop_unpartitioned(&found);
+            judge.drop_unpartitioned(&found)?;
         }
         let end = Progress { phase: Phase::Map, done: image.len(), total: image.len() };
         if hook(end).is_break() {
@@ -83,16 +93,22 @@ pub fn survey(
         }
         table = Some(found);
     }
+    if options.preserve {
+        judge.begin_again();
+        volumes.trusted.clear();
+    }
     let mut verdicts = vec![Verdict::Absent; judge.free.len()];
     let mut candidates = Vec::new();
     for (block, verdict) in (0u32..).zip(&mut verdicts) {
         if image.is_allocated(block) {
-            let unknown = judge.unknown_bytes(block);
-            let free = judge.free_bytes(block);
+            let free = judge.held_free_bytes(block);
+            let held = judge.held_bytes(block);
             *verdict = Verdict::Live;
-            if free == judge.block_size {
+            if held == 0 {
+                *verdict = Verdict::Parent;
+            } else if free == held {
                 *verdict = Verdict::Free;
-            } else if free + unknown == judge.block_size {
+            } else if free + judge.unknown(block)?.total() == held {
                 candidates.push(block);
             }
         }
@@ -102,18 +118,18 @@ pub fn survey(
             Mode::Full => judge.search_all(&volumes, options, &verdicts, hook)?,
             Mode::Quick | Mode::Prezeroed => judge.search_unknown(&candidates, hook)?,
         };
-        let Some(zero) = found else { return Ok(None) };
-        for block in zero {
+        let Some(nothing) = found else { return Ok(None) };
+        for block in nothing {
             if let Some(verdict) = verdicts.get_mut(block as usize) {
-                *verdict = if judge.free_bytes(block) > 0 {
-                    Verdict::Free
-                } else {
-                    Verdict::Zero
+                *verdict = match (judge.held_free_bytes(block), &judge.own) {
+                    (0, None) => Verdict::Zero,
+                    (0, Some(_)) => Verdict::Parent,
+                    _ => Verdict::Free,
                 };
             }
         }
     }
-    let kept = judge.kept(&verdicts);
+    let kept = judge.kept(&verdicts)?;
     let Volumes { reports, notes, .. } = volumes;
     Ok(Some(Survey { table, volumes: reports, verdicts, kept, notes }))
 }

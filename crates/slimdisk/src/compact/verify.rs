@@ -7,8 +7,9 @@ use crate::image::Image;
 
 const PIECE: usize = 1 << 20;
 
-/// Hashes the number and the data of every live block, in the guest's order, so
-/// that it is the same wherever the blocks lie. `None` if the hook asked to stop.
+/// Hashes the number and the data of every live block, and of those whose parent shows
+/// the same, in the guest's order, so that it is the same wherever the blocks lie.
+/// `None` if the hook asked to stop.
 ///
 /// A block that is live but has no place any more reads as zeros here and so
 /// changes the digest, unless zeros is what it held.
@@ -19,8 +20,8 @@ pub fn digest(
     hook: &mut Hook<'_>,
 ) -> Result<Option<blake3::Hash>> {
     let block_size = image.facts().block_size;
-    let live =
-        || (0u32..).zip(verdicts).filter(|(_, v)| **v == Verdict::Live).map(|(b, _)| b);
+    let must_stay = |verdict| matches!(verdict, Verdict::Live | Verdict::Parent);
+    let live = || (0u32..).zip(verdicts).filter(|(_, v)| must_stay(**v)).map(|(b, _)| b);
     let total = live().count() as u64 * block_size;
     let mut hasher = blake3::Hasher::new();
     let mut buf = vec![0; PIECE];
@@ -31,7 +32,7 @@ pub fn digest(
         while at < block_size {
             let len = usize::try_from(block_size - at).unwrap_or(PIECE).min(PIECE);
             let (piece, _) = buf.split_at_mut(len);
-            if image.is_allocated(block) {
+            if image.is_allocated(block) || image.parent().is_some() {
                 image.read_block(block, at, piece)?;
             } else {
                 piece.fill(0);

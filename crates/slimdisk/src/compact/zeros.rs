@@ -1,5 +1,6 @@
 //! Looking for zeros: reading once, in large pieces, several at a time, while the
-//! pieces before are judged. Holes of the host file are never read.
+//! pieces before are judged. Holes of the host file are never read. In a differencing
+//! image, where zeros may hide the parent's data, the same for what the parent shows.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -11,7 +12,8 @@ use crate::error::{Error, Kind, Result};
 use crate::image::Image;
 use crate::ranges::Ranges;
 
-/// One block and the parts of it that must be zero, relative to its start.
+/// One block and the parts of it that must be zero, or the parent's, relative to its
+/// start.
 pub struct Job {
     block: u32,
     parts: Vec<Range<u64>>,
@@ -40,7 +42,7 @@ const FIRST_PIECE: u64 = 64 << 10;
 const PIECE: u64 = 1 << 20;
 
 /// Runs `produce`, which submits jobs, and returns the blocks whose parts are all
-/// zero, ascending; `None` if the hook asked to stop. `total` is the sum of the
+/// zero (or the parent's), ascending; `None` if the hook asked to stop. `total` is the sum of the
 /// jobs' bytes, for the progress.
 pub fn search(
     image: &dyn Image,
@@ -52,14 +54,23 @@ pub fn search(
     let (to_us, answers) = std::sync::mpsc::channel();
     // The workers' alone: were they all to panic, sending must fail, not wait.
     let jobs = Arc::new(Mutex::new(jobs));
+    let parent = image.parent().map(|parent| (parent, image.facts().block_size));
     let mut tally = Tally { zero: Vec::new(), done: 0, total, stopped: false, hook };
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             let (jobs, to_us) = (Arc::clone(&jobs), to_us.clone());
             scope.spawn(move || {
                 let mut buf = vec![0; usize::try_from(PIECE).unwrap_or(0)];
+                let mut shown = parent.map(|_| buf.clone()).unwrap_or_default();
                 while let Some(job) = next(&jobs) {
-                    let answer = is_zero_job(image, &job, &mut buf);
+                    let answer = match parent {
+                        None => is_zero_job(image, &job, &mut buf),
+                        Some((parent, block_size)) => {
+                            let start = u64::from(job.block) * block_size;
+                            let bufs = (&mut *buf, &mut *shown);
+                            is_parents_job(image, &**parent, &job, start, bufs)
+                        }
+                    };
                     if to_us.send((job.block, job.bytes(), answer)).is_err() {
                         return;
                     }
@@ -154,6 +165,43 @@ fn is_zero_job(image: &dyn Image, job: &Job, buf: &mut [u8]) -> Result<bool> {
     Ok(true)
 }
 
+/// Whether `parent` shows the same as `image` in all parts of the job, whose block begins
+/// at `start`; behind its end it shows zeros.
+fn is_parents_job(
+    image: &dyn Image,
+    parent: &dyn Image,
+    job: &Job,
+    start: u64,
+    (buf, shown): (&mut [u8], &mut [u8]),
+) -> Result<bool> {
+    let mut piece = FIRST_PIECE;
+    for part in &job.parts {
+        let mut at = part.start;
+        while at < part.end {
+            let upto = ((at / piece + 1) * piece).min(part.end);
+            let len = usize::try_from(upto - at).unwrap_or(0);
+            let (Some(read), Some(shown)) = (buf.get_mut(..len), shown.get_mut(..len))
+            else {
+                return Ok(false);
+            };
+            image.read_block(job.block, at, read)?;
+            let there = parent.len().saturating_sub(start + at);
+            let there = usize::try_from(there).unwrap_or(len).min(len);
+            let (inside, beyond) = shown.split_at_mut(there);
+            if !inside.is_empty() {
+                parent.read_at(start + at, inside)?;
+            }
+            beyond.fill(0);
+            if read != shown {
+                return Ok(false);
+            }
+            at = upto;
+            piece = PIECE;
+        }
+    }
+    Ok(true)
+}
+
 /// Whether all bytes are zero: the first one is, and each equals the next, which
 /// the machine compares at the speed of memory.
 pub fn is_zero(bytes: &[u8]) -> bool {
@@ -187,6 +235,10 @@ mod tests {
     impl Image for Broken {
         fn facts(&self) -> Facts {
             unreachable!()
+        }
+
+        fn settled(&self) -> Result<()> {
+            Ok(())
         }
 
         fn compactable(&self) -> Result<()> {

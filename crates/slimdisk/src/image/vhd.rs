@@ -13,6 +13,7 @@
 mod batmap;
 mod fixed;
 mod inspect;
+mod parent_locator;
 mod raw;
 mod rules;
 mod sector_bitmap;
@@ -26,12 +27,14 @@ use zerocopy::IntoBytes;
 use self::fixed::FixedVhd;
 use self::inspect::{Sparse, Structures, inspect};
 use self::raw::{
-    DISK_TYPE_DIFFERENCING, FOOTER_COOKIE, FOOTER_LEN, Footer, POISON_COOKIE, SECTOR,
+    DISK_TYPE_DIFFERENCING, DynamicHeader, FOOTER_COOKIE, FOOTER_LEN, Footer,
+    HEADER_COOKIE, POISON_COOKIE, SECTOR,
 };
 use self::sparse::SparseVhd;
-use super::{Facts, Finding, Format, Image, ImageType, Severity};
+use super::parent::id_text;
+use super::{Facts, Finding, Format, Image, ImageType, Severity, wrong_type};
 use crate::error::{Error, Result};
-use crate::storage::{ReadAt, Storage};
+use crate::storage::{ReadAt, Storage, read_struct};
 
 /// The VHD format.
 pub struct Vhd;
@@ -123,6 +126,23 @@ impl Format for Vhd {
         }
         Ok(mended)
     }
+
+    fn extensions(&self) -> &'static [&'static str] {
+        &["vhd", "avhd"]
+    }
+
+    fn parent_id(&self, file: &dyn ReadAt) -> Option<[u8; 16]> {
+        let len = file.len();
+        let footer = |at: Option<u64>| {
+            read_struct::<Footer>(file, at?).ok().filter(Footer::is_sound)
+        };
+        let footer = footer(Some(0)).or_else(|| footer(len.checked_sub(FOOTER_LEN)))?;
+        if footer.disk_type.get() != DISK_TYPE_DIFFERENCING {
+            return None;
+        }
+        let header: DynamicHeader = read_struct(file, footer.data_offset.get()).ok()?;
+        (header.cookie == HEADER_COOKIE).then_some(header.parent_unique_id)
+    }
 }
 
 /// Where a lost trailing footer belongs: in the last whole sector if that is
@@ -154,7 +174,7 @@ fn facts(
                 footer.creator_host_os.escape_ascii()
             ),
         ),
-        ("unique id", guid(&footer.unique_id)),
+        ("unique id", id_text(&footer.unique_id)),
         ("current size", format!("{} bytes", footer.current_size.get())),
         (
             "geometry",
@@ -173,6 +193,7 @@ fn facts(
         format: "vhd",
         image_type,
         virtual_size,
+        unique_id: Some(footer.unique_id),
         block_size: 0,
         blocks_total: 0,
         blocks_allocated: 0,
@@ -182,15 +203,13 @@ fn facts(
     }
 }
 
-/// The usual form of an identifier whose bytes are in big-endian order.
-fn guid(id: &[u8; 16]) -> String {
-    let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut text = String::with_capacity(36);
-    for (index, digit) in digits.chars().enumerate() {
-        if matches!(index, 8 | 12 | 16 | 20) {
-            text.push('-');
-        }
-        text.push(digit);
+/// Fails for a disk that belongs to a machine in a saved state.
+fn not_saved(footer: &Footer) -> Result<()> {
+    if footer.saved_state != 0 {
+        return Err(wrong_type(
+            "the disk belongs to a virtual machine in a saved state: \
+             restore the machine and shut it down, or discard the saved state",
+        ));
     }
-    text
+    Ok(())
 }

@@ -10,6 +10,9 @@ pub enum Guard {
     /// open, in any way; a newcomer's open waits until it is given back or
     /// `/proc/sys/fs/lease-break-time` has passed.
     Lease,
+    /// A read lease, on a file that is only read: granted only if nobody has the file
+    /// open for writing; the open of a newcomer who wants to write waits likewise.
+    ReadLease,
     /// An exclusive `flock`.
     Flock,
     /// The byte-range locks by which QEMU's programs see each other.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::exclusion::{Exclusion, Guard, Held};
 use super::{Copied, ReadAt, Storage, past_the_end, platform};
@@ -60,6 +60,41 @@ impl HostFile {
         open_patiently(path, |path| {
             let (file, _) = open_to_look(path)?;
             Self::new(file, path, Exclusion::default())
+        })
+    }
+
+    /// Opens `path` for reading while, as far as that can be had, nobody writes to it;
+    /// [`still_exclusive`](Storage::still_exclusive) tells if somebody comes to.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HostFile::open_read`].
+    pub fn open_steady(path: &Path) -> Result<Self> {
+        open_patiently(path, |path| {
+            let (file, _) = open_to_look(path)?;
+            let exclusion = platform::hold_off_writers(&file).map_err(Trouble::Held)?;
+            Self::new(file, path, exclusion)
+        })
+    }
+
+    /// Opens `path` for a look that nobody notices who has it: for reading, without
+    /// waiting and without a lock, so what is read may be about to change.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HostFile::open_read`].
+    pub fn glance(path: &Path) -> Result<Self> {
+        let looked = path.symlink_metadata().map_err(trouble).and_then(|metadata| {
+            must_be_regular(&metadata)?;
+            let file = platform::glance(path).map_err(trouble)?;
+            Self::new(file, path, Exclusion::default())
+        });
+        looked.map_err(|trouble| match trouble {
+            Trouble::Other(error) => error.in_file(path),
+            Trouble::Held(_) => {
+                Error::new(Kind::InUse, "the file is in use by another program")
+                    .in_file(path)
+            }
         })
     }
 
@@ -129,6 +164,12 @@ impl HostFile {
             .metadata()
             .and_then(|metadata| platform::host_bytes(&self.file, &metadata))
             .map_err(|e| self.error("cannot ask for the file's size on the host", e))
+    }
+
+    /// When the file was last changed, where the system tells.
+    #[must_use]
+    pub fn modified(&self) -> Option<SystemTime> {
+        self.file.metadata().and_then(|metadata| metadata.modified()).ok()
     }
 
     /// When the file was last changed and read.
@@ -380,7 +421,8 @@ impl Storage for HostFile {
     }
 
     fn still_exclusive(&self) -> Result<()> {
-        if !self.exclusion.holds(Guard::Lease) {
+        if !self.exclusion.holds(Guard::Lease) && !self.exclusion.holds(Guard::ReadLease)
+        {
             return Ok(());
         }
         match platform::still_exclusive(&self.file) {

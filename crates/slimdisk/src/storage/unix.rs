@@ -20,7 +20,7 @@ use super::exclusion::{Exclusion, Guard, Held};
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[cfg(target_os = "linux")]
-pub use self::exclusion::{exclude, still_exclusive};
+pub use self::exclusion::{exclude, hold_off_writers, still_exclusive};
 #[cfg(target_os = "linux")]
 pub use self::holder::name as holder;
 #[cfg(target_os = "linux")]
@@ -48,6 +48,12 @@ pub fn type_name(kind: FileType) -> &'static str {
 /// Opens a regular file for reading, without waiting for anybody.
 pub fn open_read(path: &Path) -> Result<File> {
     open(path, OpenOptions::new().read(true))
+}
+
+/// Opens a regular file for a look; a lease of somebody else fails it, as it would
+/// [`open_read`].
+pub fn glance(path: &Path) -> Result<File> {
+    open_read(path)
 }
 
 /// Opens a regular file for reading and writing, without waiting for anybody.
@@ -149,6 +155,10 @@ mod plain {
                 .to_owned(),
         );
         Ok(exclusion)
+    }
+
+    pub fn hold_off_writers(_: &File) -> Result<Exclusion, Held> {
+        Ok(Exclusion::default())
     }
 
     pub fn still_exclusive(_: &File) -> Result<bool> {

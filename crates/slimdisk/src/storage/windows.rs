@@ -11,7 +11,8 @@ use std::ptr::null_mut;
 
 use windows_sys::Win32::Foundation::ERROR_MORE_DATA;
 use windows_sys::Win32::Storage::FileSystem::{
-    FILE_SHARE_READ, FILE_STANDARD_INFO, FileStandardInfo, GetFileInformationByHandleEx,
+    FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_STANDARD_INFO,
+    FileStandardInfo, GetFileInformationByHandleEx,
 };
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Ioctl::{
@@ -48,6 +49,12 @@ pub fn open_read(path: &Path) -> Result<File> {
     OpenOptions::new().read(true).share_mode(FILE_SHARE_READ).open(path)
 }
 
+/// Opens a file for a look, while others may do with it what they like.
+pub fn glance(path: &Path) -> Result<File> {
+    let share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
+    OpenOptions::new().read(true).share_mode(share).open(path)
+}
+
 /// Opens a file for reading and writing, if nobody has it; nobody may then.
 pub fn open_write(path: &Path) -> Result<File> {
     OpenOptions::new().read(true).write(true).share_mode(0).open(path)
@@ -63,6 +70,11 @@ pub fn exclude(_: &File) -> Result<Exclusion, Held> {
     let mut exclusion = Exclusion::default();
     exclusion.add(Guard::ShareMode);
     Ok(exclusion)
+}
+
+/// The share mode has done all here, too.
+pub fn hold_off_writers(_: &File) -> Result<Exclusion, Held> {
+    Ok(Exclusion::default())
 }
 
 pub fn still_exclusive(_: &File) -> Result<bool> {

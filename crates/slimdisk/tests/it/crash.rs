@@ -12,9 +12,12 @@ use std::sync::{Arc, Mutex};
 use slimdisk::compact::Verdict;
 use slimdisk::compact::plan::plan;
 use slimdisk::compact::run::run;
-use slimdisk::image;
+use slimdisk::image::{self, Image};
 use slimdisk::storage::{Copied, ReadAt, Storage};
 
+use crate::chain::{content, random_chain, slices};
+use crate::chain_model::read_chain;
+use crate::faults::MemFile;
 use crate::support::Noise;
 use crate::vhd_model::{SECTOR, Shape, read_strictly};
 
@@ -104,7 +107,8 @@ pub fn judge(shape: &Shape, verdicts: &[Verdict], file: &[u8]) -> Result<(), Str
     for (number, verdict) in (0u32..).zip(verdicts) {
         let block = blocks[number as usize].as_ref();
         match (verdict, block) {
-            (Verdict::Absent, None) | (Verdict::Free | Verdict::Zero, None) => {}
+            (Verdict::Absent, None) => {}
+            (Verdict::Free | Verdict::Zero | Verdict::Parent, None) => {}
             (Verdict::Absent, Some(_)) => return Err(format!("block {number} appeared")),
             (Verdict::Live, None) => return Err(format!("live block {number} is lost")),
             (_, Some(block)) => {
@@ -160,52 +164,59 @@ impl Case {
         judge(&self.shape, &self.verdicts, file)
     }
 
-    /// A state that the disk may be in if power fails after `ops[..at]`.
     fn state_after(&self, ops: &[Op], at: usize, noise: &mut Noise) -> Vec<u8> {
-        let done = &ops[..at];
-        let flushed =
-            done.iter().rposition(|op| matches!(op, Op::Flush)).map_or(0, |i| i + 1);
-        let mut file = self.before.clone();
-        for op in &done[..flushed] {
-            apply(&mut file, op);
-        }
-        // Lose nearly all, nearly nothing, or half of what is pending.
-        let keep_of_8 = noise.below(9);
-        let mut torn = noise.below(2) == 0;
-        for op in &done[flushed..] {
-            match op {
-                Op::Write { offset, data } => {
-                    for (index, sector) in data.chunks(SECTOR).enumerate() {
-                        if noise.below(8) >= keep_of_8 {
-                            continue;
-                        }
-                        let mut part = sector;
-                        if torn && noise.below(4) == 0 {
-                            torn = false;
-                            part = &sector[..noise.below(129) as usize * 4];
-                        }
-                        let offset = offset + index * SECTOR;
-                        // A cut that was done already takes writes behind it along.
-                        if offset + part.len() <= file.len() || offset < self.before.len()
-                        {
-                            apply(&mut file, &Op::Write { offset, data: part.to_vec() });
-                        }
+        state_after(&self.before, ops, at, noise)
+    }
+}
+
+/// A state that the disk may be in if power fails after `ops[..at]`.
+fn state_after(before: &[u8], ops: &[Op], at: usize, noise: &mut Noise) -> Vec<u8> {
+    let done = &ops[..at];
+    let flushed =
+        done.iter().rposition(|op| matches!(op, Op::Flush)).map_or(0, |i| i + 1);
+    let mut file = before.to_vec();
+    for op in &done[..flushed] {
+        apply(&mut file, op);
+    }
+    // Lose nearly all, nearly nothing, or half of what is pending.
+    let keep_of_8 = noise.below(9);
+    let mut torn = noise.below(2) == 0;
+    for op in &done[flushed..] {
+        match op {
+            Op::Write { offset, data } => {
+                for (index, sector) in data.chunks(SECTOR).enumerate() {
+                    if noise.below(8) >= keep_of_8 {
+                        continue;
+                    }
+                    let mut part = sector;
+                    if torn && noise.below(4) == 0 {
+                        torn = false;
+                        part = &sector[..noise.below(129) as usize * 4];
+                    }
+                    let offset = offset + index * SECTOR;
+                    // A cut that was done already takes writes behind it along.
+                    if offset + part.len() <= file.len() || offset < before.len() {
+                        apply(&mut file, &Op::Write { offset, data: part.to_vec() });
                     }
                 }
-                Op::SetLen(_) if noise.below(8) >= keep_of_8 => {}
-                Op::SetLen(_) | Op::Flush => apply(&mut file, op),
             }
+            Op::SetLen(_) if noise.below(8) >= keep_of_8 => {}
+            Op::SetLen(_) | Op::Flush => apply(&mut file, op),
         }
-        file
     }
+    file
 }
 
 /// Compacts by the given verdicts, a few blocks a round.
 fn compact(storage: Arc<Recorder>, verdicts: &[Verdict], blocks_a_round: u64) {
     let mut image = image::open(storage).unwrap();
+    compact_image(&mut *image, verdicts, blocks_a_round);
+}
+
+fn compact_image(image: &mut dyn Image, verdicts: &[Verdict], blocks_a_round: u64) {
     let plan = plan(&image.layout().unwrap(), verdicts);
     let round = blocks_a_round * plan.extent_len;
-    run(&mut *image, &plan, round, &mut |_| ControlFlow::Continue(())).unwrap();
+    run(image, &plan, round, &mut |_| ControlFlow::Continue(())).unwrap();
 }
 
 /// How many states the quick run draws, and how many of them the long one.
@@ -276,15 +287,19 @@ enum Fault {
 
 /// Leaves out the flushes of one kind.
 fn without_flushes(case: &Case, fault: Fault) -> Vec<Op> {
-    let table = 0x600..0x600 + (case.verdicts.len() + 200) * 4;
+    without(&case.ops, case.verdicts.len() + 200, fault)
+}
+
+fn without(ops: &[Op], entries: usize, fault: Fault) -> Vec<Op> {
+    let table = 0x600..0x600 + entries * 4;
     let mut kept = Vec::new();
-    for (index, op) in case.ops.iter().enumerate() {
+    for (index, op) in ops.iter().enumerate() {
         if matches!(op, Op::Flush) {
             let since =
-                case.ops[..index].iter().rev().take_while(|op| !matches!(op, Op::Flush));
+                ops[..index].iter().rev().take_while(|op| !matches!(op, Op::Flush));
             let of_table = |op: &Op| matches!(op, Op::Write { offset, .. } if table.contains(offset));
             let wrote_table = since.clone().any(of_table);
-            let cuts_next = matches!(case.ops.get(index + 1), Some(Op::SetLen(_)));
+            let cuts_next = matches!(ops.get(index + 1), Some(Op::SetLen(_)));
             let cut_before = since.clone().any(|op| matches!(op, Op::SetLen(_)));
             let kind = match (wrote_table, cuts_next) {
                 (true, _) => Some(Fault::AfterTable),
@@ -324,5 +339,132 @@ fn a_flush_left_out_anywhere_is_caught() {
         let what =
             caught.unwrap_or_else(|| panic!("{fault:?}: not caught in {states} states"));
         println!("{fault:?}: caught after {states} states: {what}");
+    }
+}
+
+/// A child, what is to be done with it, and the record of doing it.
+struct ChildCase {
+    /// The child before, then its parents.
+    chain: Vec<Vec<u8>>,
+    verdicts: Vec<Verdict>,
+    block_size: usize,
+    /// The guest's disk before.
+    disk: Vec<u8>,
+    ops: Vec<Op>,
+    after: Vec<u8>,
+}
+
+impl ChildCase {
+    /// What really happens to be the parent's goes, and some blocks as if they were
+    /// free.
+    fn random(noise: &mut Noise) -> ChildCase {
+        let depth = 2 + noise.below(3) as usize;
+        let ragged = noise.below(2) == 0;
+        let chain = random_chain(noise, depth, ragged, false);
+        let mut above: Option<Arc<dyn Image>> = None;
+        for file in chain[1..].iter().rev() {
+            let mut image = image::open(Arc::new(MemFile::new(file.clone()))).unwrap();
+            if let Some(parent) = above.take() {
+                image.set_parent(parent).unwrap();
+            }
+            above = Some(Arc::from(image));
+        }
+        let parent = above.unwrap();
+        let recorder = Arc::new(Recorder::new(chain[0].clone()));
+        let mut image = image::open(recorder.clone()).unwrap();
+        image.set_parent(parent).unwrap();
+        let facts = image.facts();
+        let free_of_8 = noise.below(9);
+        let verdicts: Vec<Verdict> = (0..facts.blocks_total)
+            .map(|block| {
+                if !image.is_allocated(block) {
+                    return Verdict::Absent;
+                }
+                match image.own_bytes(block).unwrap() {
+                    Some(own) if own.is_empty() => Verdict::Parent,
+                    _ if noise.below(8) < free_of_8 => Verdict::Free,
+                    _ => Verdict::Live,
+                }
+            })
+            .collect();
+        compact_image(&mut *image, &verdicts, noise.below(3) + 1);
+        let disk = read_chain(&slices(&chain));
+        let block_size = facts.block_size as usize;
+        let (ops, after) = (recorder.ops(), recorder.content());
+        ChildCase { chain, verdicts, block_size, disk, ops, after }
+    }
+
+    /// The guest reads the same in every block that is not free, and in a free one
+    /// what was there or what its parents show.
+    fn judge(&self, file: &[u8]) -> Result<(), String> {
+        let blocks = read_strictly(file)?;
+        let mut chain = slices(&self.chain);
+        let mut parents = read_chain(&chain[1..]);
+        parents.resize(self.disk.len(), 0);
+        chain[0] = file;
+        let disk = read_chain(&chain);
+        for (number, verdict) in self.verdicts.iter().enumerate() {
+            let range = number * self.block_size..(number + 1) * self.block_size;
+            // Behind the disk's end lie spare entries and the rest of the last block.
+            let len = self.disk.len();
+            let range = range.start.min(len)..range.end.min(len);
+            let (now, was) = (&disk[range.clone()], &self.disk[range.clone()]);
+            let gone = *verdict == Verdict::Free && blocks[number].is_none();
+            if gone && now != &parents[range] {
+                return Err(format!(
+                    "block {number} shows neither itself nor its parent"
+                ));
+            }
+            if !gone && now != was {
+                return Err(format!("block {number} ({verdict:?}) changed"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn no_power_cut_changes_what_a_child_shows() {
+    let mut noise = Noise::new(2012);
+    let (mut states, mut parents, mut moved) = (0, 0, 0);
+    while states < states_wanted() / 3 {
+        let case = ChildCase::random(&mut noise);
+        case.judge(&case.chain[0]).unwrap();
+        case.judge(&case.after).unwrap();
+        parents += case.verdicts.iter().filter(|v| **v == Verdict::Parent).count();
+        moved += usize::from(case.ops.len() > 8);
+        for at in 0..=case.ops.len() {
+            for _ in 0..4 {
+                let file = state_after(&case.chain[0], &case.ops, at, &mut noise);
+                states += 1;
+                if let Err(what) = case.judge(&file) {
+                    panic!("after {at} of {} operations: {what}", case.ops.len());
+                }
+            }
+        }
+        // What the library itself reads afterwards.
+        let mut chain = case.chain.clone();
+        chain[0] = case.after.clone();
+        assert!(content(&*crate::chain::attach(&chain)) == read_chain(&slices(&chain)));
+    }
+    assert!(parents > 100 && moved > 40, "{parents} the parent's, {moved} moved");
+    println!("{states} crash states of children");
+}
+
+#[test]
+fn a_flush_left_out_of_a_childs_run_is_caught() {
+    for fault in [Fault::BeforeTable, Fault::AfterTable, Fault::BeforeCut] {
+        let mut noise = Noise::new(70);
+        let caught = (0..400).any(|_| {
+            let case = ChildCase::random(&mut noise);
+            let ops = without(&case.ops, case.verdicts.len(), fault);
+            (0..=ops.len()).any(|at| {
+                (0..4).any(|_| {
+                    let file = state_after(&case.chain[0], &ops, at, &mut noise);
+                    case.judge(&file).is_err()
+                })
+            })
+        });
+        assert!(caught, "{fault:?}: not caught");
     }
 }

@@ -143,9 +143,9 @@ fn lives_on(guest: &Guest) {
     let report = compact(&path, &quick());
     assert_eq!(report.error, None);
     assert_eq!(report.outcome, Outcome::Compacted, "{report:?}");
-    // A third and a sixth of 27 MB were deleted.
+    // Half of 27 MB was deleted, but in how many pieces is up to the driver.
     let won = report.file_size_before - report.file_size_after;
-    assert!(won > 5 << 20, "only {won} bytes were won");
+    assert!(won >= 2 << 20, "only {won} bytes were won");
 
     sh(&format!(
         "{prelude}

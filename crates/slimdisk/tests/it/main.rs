@@ -14,6 +14,8 @@
 )]
 
 mod btrfs;
+mod chain;
+mod chain_model;
 mod counts;
 mod crash;
 mod end_to_end;

@@ -48,8 +48,8 @@ fn each_sample_gets_the_right_verdict() {
         ("ntfs-fixed.vhd", wrong),
         ("ntfs-parent.vhd", wrong),
         ("fat-parent.vhd", wrong),
-        ("ntfs-differential.vhd", wrong),
-        ("fat-differential.vhd", wrong),
+        ("ntfs-differential.vhd", nothing),
+        ("fat-differential.vhd", nothing),
         ("image.vhd", invalid),
         ("image-differential.vhd", invalid),
     ] {
@@ -81,6 +81,7 @@ fn children_name_their_parents() {
         let parent = found.facts.parent.unwrap();
         assert!(parent.ends_with(&format!("\\{kind}-parent.vhd")), "{parent}");
         assert!(found.survey.is_none());
+        assert_eq!(found.parents_error.unwrap().kind(), Kind::ParentNotFound);
     }
 }
 

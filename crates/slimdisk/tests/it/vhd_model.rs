@@ -308,6 +308,10 @@ pub fn read_strictly(file: &[u8]) -> Result<Vec<Option<Block<'_>>>, String> {
     let table_end = table_at + (entries * 4).next_multiple_of(512);
     let bitmap_len = (block_size / 512 / 8).next_multiple_of(512);
     let mut taken = vec![(0, 512), (header_at, header_at + 1024), (table_at, table_end)];
+    for locator in header[576..768].chunks(24).filter(|l| l[..4] != [0; 4]) {
+        let (len, at) = (be32(locator, 8) as usize, be64(locator, 16));
+        taken.push((at, at + len.next_multiple_of(512)));
+    }
     let mut claims: Option<&[u8]> = None;
     if file.get(table_end..table_end + 8) == Some(b"tdbatmap") {
         let at = be64(file, table_end + 8);

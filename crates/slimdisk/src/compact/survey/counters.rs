@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::storage::Mapping;
 
 /// A counter for each block that a volume touches; blocks in between cost nothing.
+#[derive(Clone)]
 pub struct Counters {
     block_size: u64,
     /// Blocks that follow each other, and where their counters begin; ascending.

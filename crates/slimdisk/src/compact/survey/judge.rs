@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Verdict;
 use super::counters::Counters;
 use super::order::Order;
+use super::own::{self, Own};
 use crate::compact::report::{KeptBytes, VolumeReport, VolumeState};
 use crate::compact::{Hook, Phase, Progress};
 use crate::error::{Kind, Result};
@@ -99,6 +100,8 @@ pub struct Judge<'a> {
     pub block_size: u64,
     /// For each block, how many of its bytes are proven free.
     pub free: Vec<u32>,
+    /// Of a differencing image, what it holds itself.
+    pub own: Option<Own<'a>>,
     /// Bytes of the disk for which a trusted map speaks.
     pub judged: Ranges,
     /// Bytes of the disk inside any volume.
@@ -110,26 +113,22 @@ pub struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    pub fn new(image: &'a dyn Image) -> Self {
+    pub fn new(image: &'a dyn Image) -> Result<Self> {
         let facts = image.facts();
-        Judge {
+        let block_size = match facts.block_size {
+            0 => NO_BLOCKS,
+            size => size,
+        };
+        Ok(Judge {
             image,
-            block_size: match facts.block_size {
-                0 => NO_BLOCKS,
-                size => size,
-            },
+            block_size,
+            own: Own::read(image, block_size, facts.blocks_total)?,
             free: vec![0; facts.blocks_total as usize],
             judged: Ranges::new(),
             volume_space: Ranges::new(),
             reached: 0,
             stopped: false,
-        }
-    }
-
-    /// Forgets what was counted, as if no volume had been judged.
-    pub fn begin_again(&mut self) {
-        self.free.fill(0);
-        self.judged = Ranges::new();
+        })
     }
 }
 
@@ -143,10 +142,41 @@ impl Judge<'_> {
         self.free.get(block as usize).copied().map_or(0, u64::from)
     }
 
-    /// How many bytes of a block no trusted map speaks for.
-    pub fn unknown_bytes(&self, block: u32) -> u64 {
-        let range = self.block_range(block);
-        self.block_size - self.judged.within(range).map(|r| r.end - r.start).sum::<u64>()
+    /// How many bytes of a block with a place the image itself holds.
+    pub fn held_bytes(&self, block: u32) -> u64 {
+        self.own.as_ref().map_or(self.block_size, |own| own.bytes(block))
+    }
+
+    /// How many of them are proven free.
+    pub fn held_free_bytes(&self, block: u32) -> u64 {
+        self.own.as_ref().map_or_else(|| self.free_bytes(block), |own| own.free(block))
+    }
+
+    /// Which bytes of the disk in a block with a place the image itself holds.
+    pub fn held(&self, block: u32) -> Result<Ranges> {
+        let start = u64::from(block) * self.block_size;
+        let held = own::of_block(self.image, block, self.block_size)?;
+        Ok(held.iter().map(|range| start + range.start..start + range.end).collect())
+    }
+
+    /// Which of them no trusted map speaks for.
+    pub fn unknown(&self, block: u32) -> Result<Ranges> {
+        let mut unknown = Ranges::new();
+        for range in self.held(block)?.iter() {
+            for gap in self.judged.gaps(range).iter() {
+                unknown.insert(gap);
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// Forgets what was counted, as if no volume had been judged.
+    pub fn begin_again(&mut self) {
+        self.free.fill(0);
+        if let Some(own) = &mut self.own {
+            own.free.fill(0);
+        }
+        self.judged = Ranges::new();
     }
 
     /// Judges a volume by what it was identified as and, if its map can be trusted,
@@ -189,10 +219,13 @@ impl Judge<'_> {
         // The volume's own counters: they count for the disk only if it is trusted.
         let mapping = volume.mapping();
         let mut counters = Counters::new(mapping, self.block_size);
+        let mut of_own = self.own.as_ref().map(|_| counters.clone());
+        let mut unreadable = None;
         let mut order = Order::default();
         let mut next_step = 0;
         let total = self.image.len();
         let (stopped, reached) = (&mut self.stopped, &mut self.reached);
+        let own = &mut self.own;
         let found = file_system.survey(volume, allow, &mut |range| {
             let start = range.start;
             if let Some(leftover) = &mut leftover {
@@ -201,6 +234,10 @@ impl Judge<'_> {
             if order.accepts(&range, volume.len()) {
                 mapping.pieces(range, &mut |piece| {
                     *reached = piece.start.max(*reached);
+                    if let (Some(own), Some(of_own)) = (own.as_mut(), &mut of_own) {
+                        let added = own.pieces(piece.clone(), &mut |p| of_own.add(p));
+                        unreadable = unreadable.take().or(added.err());
+                    }
                     counters.add(piece);
                 });
             }
@@ -211,6 +248,9 @@ impl Judge<'_> {
                 *stopped |= hook(Progress { phase: Phase::Map, done, total }).is_break();
             }
         });
+        if let Some(error) = unreadable {
+            return Err(error);
+        }
         let mut findings = match found {
             Ok(findings) => findings,
             Err(error) if error.kind() == Kind::InvalidImage => Findings {
@@ -253,7 +293,10 @@ impl Judge<'_> {
         report.swap_bytes = Some(findings.swap_bytes);
         let judged = &mut self.judged;
         mapping.pieces(0..findings.length, &mut |piece| judged.insert(piece));
-        self.add(&counters);
+        add(&counters, &mut self.free);
+        if let (Some(own), Some(of_own)) = (&mut self.own, &of_own) {
+            add(of_own, &mut own.free);
+        }
         Ok(Surveyed {
             report,
             file_system: Some(file_system),
@@ -262,22 +305,12 @@ impl Judge<'_> {
         })
     }
 
-    /// Counts what was found free for the disk.
-    fn add(&mut self, counters: &Counters) {
-        for (block, count) in counters.iter() {
-            let total = usize::try_from(block).ok().and_then(|i| self.free.get_mut(i));
-            if let Some(total) = total {
-                *total += count;
-            }
-        }
-    }
-
     /// Counts as free what lies in no volume (outside all partitions, or not given to
     /// a logical volume), but for the tables and the disk's edges.
-    pub fn drop_unpartitioned(&mut self, table: &PartitionTable) {
+    pub fn drop_unpartitioned(&mut self, table: &PartitionTable) -> Result<()> {
         let len = self.image.len();
         if table.untrusted.is_some() || len < DISK_EDGE + DISK_END {
-            return;
+            return Ok(());
         }
         let mut kept = self.volume_space.clone();
         for range in table.reserved.iter() {
@@ -289,37 +322,47 @@ impl Judge<'_> {
             counters.add(range.clone());
             self.judged.insert(range);
         }
-        self.add(&counters);
+        add(&counters, &mut self.free);
+        if let Some(own) = &mut self.own {
+            let mut counters = Counters::new(&whole, self.block_size);
+            for range in kept.gaps(DISK_EDGE..len - DISK_END).iter() {
+                own.pieces(range, &mut |piece| counters.add(piece))?;
+            }
+            add(&counters, &mut own.free);
+        }
+        Ok(())
     }
 
     /// Where the bytes of live blocks belong to.
-    pub fn kept(&self, verdicts: &[Verdict]) -> KeptBytes {
+    pub fn kept(&self, verdicts: &[Verdict]) -> Result<KeptBytes> {
         let mut kept = KeptBytes::default();
         for (block, verdict) in (0u32..).zip(verdicts) {
-            if *verdict == Verdict::Live {
-                let range = self.block_range(block);
-                let sum = |set: &Ranges| {
-                    set.within(range.clone()).map(|r| r.end - r.start).sum::<u64>()
-                };
-                let free = self.free_bytes(block);
-                let judged = sum(&self.judged);
-                let unjudged: u64 = self
-                    .judged
-                    .gaps(range.clone())
-                    .iter()
-                    .map(|gap| {
-                        self.volume_space
-                            .within(gap)
-                            .map(|r| r.end - r.start)
-                            .sum::<u64>()
-                    })
-                    .sum();
-                kept.pinned += free;
-                kept.used += judged - free;
-                kept.unjudged += unjudged;
-                kept.outside += self.block_size - judged - unjudged;
+            if *verdict != Verdict::Live {
+                continue;
             }
+            let free = self.held_free_bytes(block);
+            let held = self.held_bytes(block);
+            let unknown = self.unknown(block)?;
+            let unjudged: u64 = unknown
+                .iter()
+                .flat_map(|gap| self.volume_space.within(gap))
+                .map(|range| range.end - range.start)
+                .sum();
+            kept.pinned += free;
+            kept.used += held - unknown.total() - free;
+            kept.unjudged += unjudged;
+            kept.outside += unknown.total() - unjudged;
+            kept.inherited += self.block_size - held;
         }
-        kept
+        Ok(kept)
+    }
+}
+
+/// Counts what was found free for the disk.
+fn add(counters: &Counters, free: &mut [u32]) {
+    for (block, count) in counters.iter() {
+        if let Some(total) = usize::try_from(block).ok().and_then(|i| free.get_mut(i)) {
+            *total += count;
+        }
     }
 }

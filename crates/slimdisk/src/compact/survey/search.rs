@@ -19,17 +19,20 @@ const HELD: usize = 1 << 20;
 
 impl Judge<'_> {
     /// Reads, of blocks that are free as far as any map speaks, the bytes that no
-    /// map speaks for.
+    /// map speaks for: they must be zeros or, in a differencing image, its parent's.
     pub fn search_unknown(
         &self,
         candidates: &[u32],
         hook: &mut Hook<'_>,
     ) -> Result<Option<Vec<u32>>> {
-        let total = candidates.iter().map(|block| self.unknown_bytes(*block)).sum();
+        let mut total = 0;
+        for block in candidates {
+            total += self.unknown(*block)?.total();
+        }
         zeros::search(self.image, total, hook, |submit| {
             for block in candidates {
-                let range = self.block_range(*block);
-                let job = Job::new(*block, range.start, &self.judged.gaps(range));
+                let start = self.block_range(*block).start;
+                let job = Job::new(*block, start, &self.unknown(*block)?);
                 if submit(job)?.is_break() {
                     break;
                 }
@@ -50,7 +53,7 @@ impl Judge<'_> {
         let blocks = u32::try_from(verdicts.len()).unwrap_or(u32::MAX);
         let total = (0..blocks)
             .filter(|block| verdicts.get(*block as usize) == Some(&Verdict::Live))
-            .map(|block| self.block_size - self.free_bytes(block))
+            .map(|block| self.held_bytes(block) - self.held_free_bytes(block))
             .sum();
         zeros::search(self.image, total, hook, |submit| {
             let mut gathering = Gathering {
@@ -220,8 +223,14 @@ impl Gathering<'_> {
         for range in self.dropped(block).iter() {
             free.insert(range);
         }
-        let range = self.judge.block_range(block);
-        let job = Job::new(block, range.start, &free.gaps(range));
+        let mut parts = Ranges::new();
+        for held in self.judge.held(block)?.iter() {
+            for gap in free.gaps(held).iter() {
+                parts.insert(gap);
+            }
+        }
+        let start = self.judge.block_range(block).start;
+        let job = Job::new(block, start, &parts);
         self.stopped |= (self.submit)(job)?.is_break();
         Ok(())
     }

@@ -71,6 +71,11 @@ impl Batmap {
         })
     }
 
+    /// Whether its checksum holds; nobody believes it otherwise.
+    pub fn is_sound(&self) -> bool {
+        self.header.checksum.get() == self.computed_checksum()
+    }
+
     pub fn claims(&self, block: u32) -> bool {
         self.map
             .get((block / 8) as usize)
@@ -85,7 +90,7 @@ impl Batmap {
     /// map whose checksum does not hold, which nobody believes, claims nothing from
     /// now on: with a new checksum it would be believed.
     pub fn clear(&mut self, file: &dyn Storage, blocks: &[u32]) -> Result<()> {
-        if self.header.checksum.get() != self.computed_checksum() {
+        if !self.is_sound() {
             self.map.fill(0);
         }
         for block in blocks {

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::facts;
 use super::raw::Footer;
+use super::{facts, not_saved};
 use crate::error::Result;
 use crate::image::{Facts, Image, ImageType, Layout, Move, wrong_type};
 use crate::storage::{ReadAt, Section, Storage};
@@ -37,6 +37,10 @@ impl ReadAt for FixedVhd {
 impl Image for FixedVhd {
     fn facts(&self) -> Facts {
         facts(&self.footer, ImageType::Fixed, self.size, &self.notes)
+    }
+
+    fn settled(&self) -> Result<()> {
+        not_saved(&self.footer)
     }
 
     fn compactable(&self) -> Result<()> {

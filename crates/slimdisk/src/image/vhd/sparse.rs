@@ -1,20 +1,29 @@
 //! Expanding images: a table of blocks, each with its sector bitmap.
 
+mod through;
+
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use zerocopy::IntoBytes;
 
-use super::facts;
 use super::inspect::{Sparse, Structures};
 use super::raw::{DISK_TYPE_DIFFERENCING, FOOTER_LEN, Footer, SECTOR};
+use super::sector_bitmap::SectorBitmaps;
+use super::{facts, not_saved, parent_locator};
 use crate::error::{Error, Kind, Result};
+use crate::image::parent::{ParentLink, id_text, without_parent};
 use crate::image::{Facts, Image, ImageType, Layout, Move, wrong_type};
+use crate::ranges::Ranges;
 use crate::storage::{ReadAt, Section, Storage, past_the_end};
 
 /// Windows 8 and later, and xen, keep data and the end of the file on multiples
 /// of this.
 const ALIGNMENT: u64 = 4096;
+
+/// When the clock of a VHD began: 1 January 2000, 0:00 UTC.
+const EPOCH: Duration = Duration::from_secs(946_684_800);
 
 /// A dynamic or differencing image.
 pub struct SparseVhd {
@@ -25,6 +34,9 @@ pub struct SparseVhd {
     aligned: bool,
     leading_sound: bool,
     notes: Vec<String>,
+    /// Of a differencing image, once it was found.
+    parent: Option<Arc<dyn Image>>,
+    bitmaps: SectorBitmaps,
     /// A write failed: what is known here of the file may no longer be true.
     failed: bool,
 }
@@ -46,6 +58,8 @@ impl SparseVhd {
             file,
             sparse,
             notes,
+            parent: None,
+            bitmaps: SectorBitmaps::default(),
             failed: false,
         }
     }
@@ -156,12 +170,12 @@ impl ReadAt for SparseVhd {
     }
 
     fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> Result<()> {
-        if self.is_differencing() {
-            return Err(wrong_type(DIFFERENCING));
-        }
         if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.virtual_size)
         {
             return Err(past_the_end(offset, buf.len() as u64, self.virtual_size));
+        }
+        if self.is_differencing() {
+            return self.read_through(offset, buf);
         }
         while !buf.is_empty() {
             let block =
@@ -183,6 +197,9 @@ impl ReadAt for SparseVhd {
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        if self.is_differencing() {
+            return self.next_data_through(offset);
+        }
         let size = self.sparse.block_size;
         let first = u32::try_from(offset / size).unwrap_or(u32::MAX);
         for block in first..self.sparse.table.len() {
@@ -201,9 +218,6 @@ impl ReadAt for SparseVhd {
     }
 }
 
-const DIFFERENCING: &str = "a differencing VHD: its disk cannot be read or compacted without its \
-                            parents, which is not possible yet";
-
 impl Image for SparseVhd {
     fn facts(&self) -> Facts {
         let image_type = if self.is_differencing() {
@@ -217,6 +231,10 @@ impl Image for SparseVhd {
         facts.blocks_allocated =
             self.sparse.table.allocated().count().try_into().unwrap_or(u32::MAX);
         facts.parent = self.parent_name();
+        if self.is_differencing() {
+            let id = id_text(&self.sparse.header.parent_unique_id);
+            facts.details.push(("parent unique id", id));
+        }
         if self.aligned {
             facts.details.push(("alignment", "data on multiples of 4096 bytes".into()));
         }
@@ -226,22 +244,73 @@ impl Image for SparseVhd {
         facts
     }
 
-    fn compactable(&self) -> Result<()> {
-        if self.is_differencing() {
-            return Err(wrong_type(DIFFERENCING));
-        }
-        if self.footer.saved_state != 0 {
-            return Err(wrong_type(
-                "the disk belongs to a virtual machine in a saved state: \
-                 restore the machine and shut it down, or discard the saved state",
-            ));
-        }
+    fn settled(&self) -> Result<()> {
+        not_saved(&self.footer)?;
         if self.sparse.batmap.as_ref().is_some_and(|b| b.header.key_hash_present != 0) {
             return Err(wrong_type(
                 "an encrypted VHD: nothing in it can be told to be free",
             ));
         }
         Ok(())
+    }
+
+    fn compactable(&self) -> Result<()> {
+        if self.is_differencing() && self.parent.is_none() {
+            return Err(without_parent());
+        }
+        self.settled()
+    }
+
+    fn parent_link(&self) -> Result<Option<ParentLink>> {
+        if !self.is_differencing() {
+            return Ok(None);
+        }
+        let header = &self.sparse.header;
+        let (names, notes) = parent_locator::names(&self.file, header)?;
+        let mut link = ParentLink::new(header.parent_unique_id, names);
+        link.notes = notes;
+        let seconds = u64::from(header.parent_time_stamp.get());
+        link.modified = Some(SystemTime::UNIX_EPOCH + EPOCH)
+            .filter(|_| seconds != 0)
+            .and_then(|epoch| epoch.checked_add(Duration::from_secs(seconds)));
+        Ok(Some(link))
+    }
+
+    fn set_parent(&mut self, parent: Arc<dyn Image>) -> Result<()> {
+        if !self.is_differencing() {
+            return Err(wrong_type("only a differencing image has a parent"));
+        }
+        if self.footer.is_tapdisk() && self.footer.creator_version.get() <= 1 {
+            return Err(wrong_type(
+                "a differencing image of tapdisk 0.1, whose sector bitmaps have their bits \
+                 in another order: have its own tools convert it",
+            ));
+        }
+        let id = &self.sparse.header.parent_unique_id;
+        if parent.facts().unique_id.as_ref() != Some(id) {
+            return Err(Error::new(
+                Kind::ParentMismatch,
+                format!(
+                    "the parent is not the disk {} that the image was made from",
+                    id_text(id)
+                ),
+            ));
+        }
+        self.parent = Some(parent);
+        Ok(())
+    }
+
+    fn parent(&self) -> Option<&Arc<dyn Image>> {
+        self.parent.as_ref()
+    }
+
+    fn own_bytes(&self, block: u32) -> Result<Option<Ranges>> {
+        match self.sparse.table.place(block) {
+            Some(place) if self.is_differencing() => {
+                Ok(Some(self.bitmap(block, place)?.own_bytes()))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn layout(&self) -> Option<Layout> {
@@ -264,11 +333,24 @@ impl Image for SparseVhd {
     }
 
     fn read_block(&self, block: u32, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if self.is_differencing() {
+            let size = self.sparse.block_size;
+            let end = offset.checked_add(buf.len() as u64);
+            if block >= self.sparse.table.len() || end.is_none_or(|end| end > size) {
+                return Err(past_the_end(offset, buf.len() as u64, size));
+            }
+            return self.read_through(u64::from(block) * size + offset, buf);
+        }
         let data = self.place_of(block)? + self.sparse.bitmap_len;
         Section::new(&self.file, data..data + self.sparse.block_size).read_at(offset, buf)
     }
 
     fn next_data_in_block(&self, block: u32, offset: u64) -> Result<Option<Range<u64>>> {
+        if self.is_differencing() {
+            // What is a hole here may be the parent's data.
+            let size = self.sparse.block_size;
+            return Ok(Some(offset..size).filter(|range| range.start < range.end));
+        }
         let data = self.place_of(block)? + self.sparse.bitmap_len;
         Section::new(&self.file, data..data + self.sparse.block_size).next_data(offset)
     }
@@ -277,6 +359,7 @@ impl Image for SparseVhd {
         if blocks.is_empty() {
             return Ok(());
         }
+        self.bitmaps.forget();
         self.act(|image| image.release_blocks(blocks))
     }
 
@@ -289,7 +372,8 @@ impl Image for SparseVhd {
     }
 
     fn still_exclusive(&self) -> Result<()> {
-        self.file.still_exclusive()
+        self.file.still_exclusive()?;
+        self.parent.as_ref().map_or(Ok(()), |parent| parent.still_exclusive())
     }
 }
 

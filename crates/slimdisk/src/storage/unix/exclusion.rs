@@ -29,7 +29,7 @@ const F_SETSIG: i32 = 10;
 /// it is held.
 pub fn exclude(file: &File) -> Result<Exclusion, Held> {
     let mut exclusion = Exclusion::default();
-    match take_lease(file) {
+    match take_lease(file, libc::F_WRLCK) {
         Ok(()) => exclusion.add(Guard::Lease),
         // On a network the answer is the client's: a lease is refused in these
         // words, too, when the server has delegated nothing.
@@ -57,6 +57,20 @@ pub fn exclude(file: &File) -> Result<Exclusion, Held> {
     Ok(exclusion)
 }
 
+/// Keeps writers away from a file that is open for reading, as far as that can be had.
+pub fn hold_off_writers(file: &File) -> Result<Exclusion, Held> {
+    let mut exclusion = Exclusion::default();
+    match take_lease(file, libc::F_RDLCK) {
+        Ok(()) => exclusion.add(Guard::ReadLease),
+        Err(e) if e.raw_os_error() == Some(libc::EAGAIN) && !on_network(file) => {
+            return Err(Held::default());
+        }
+        // Somebody else's file, or a file system without leases.
+        Err(_) => {}
+    }
+    Ok(exclusion)
+}
+
 /// Whether no writer has come, or waits to come, since the lease was taken.
 pub fn still_exclusive(file: &File) -> Result<bool> {
     // SAFETY: F_GETLEASE takes no argument and touches no memory.
@@ -80,7 +94,7 @@ pub fn writing_qemu(file: &File) -> Result<(), Held> {
     }
 }
 
-fn take_lease(file: &File) -> Result<()> {
+fn take_lease(file: &File, kind: i32) -> Result<()> {
     let fd = file.as_raw_fd();
     // The signal that tells of a newcomer would end the process (SIGIO); this one
     // is ignored unless somebody asks for it. We look by F_GETLEASE instead.
@@ -89,7 +103,7 @@ fn take_lease(file: &File) -> Result<()> {
         return Err(Error::last_os_error());
     }
     // SAFETY: F_SETLEASE takes an int and touches no memory.
-    match unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) } {
+    match unsafe { libc::fcntl(fd, libc::F_SETLEASE, kind) } {
         -1 => Err(Error::last_os_error()),
         _ => Ok(()),
     }

@@ -1,0 +1,245 @@
+//! Looking for a parent in the places that the user allowed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::name::{ParentName, Parts};
+use super::{Parent, ParentLink, ParentLookup, id_text, time_note};
+use crate::error::{Error, Kind, Result};
+use crate::image::{Image, open};
+use crate::storage::{HostFile, Meter};
+
+/// How many entries of a folder are looked at for a name in other letter case.
+const MOST_ENTRIES: usize = 65_536;
+
+/// The folders that may be looked into, links followed.
+pub struct Places {
+    /// The child's own folder, then those the user named.
+    allowed: Vec<PathBuf>,
+    /// Whether a path may lead anywhere else.
+    follow: bool,
+    /// Whether writers are to be kept away from parents.
+    steady: bool,
+}
+
+/// A parent that is the right one.
+pub struct Found {
+    pub image: Box<dyn Image>,
+    pub file: Arc<Meter<HostFile>>,
+    pub parent: Parent,
+}
+
+/// What came of looking for one parent.
+#[derive(Default)]
+struct Looked {
+    /// Files that were there.
+    tried: Vec<PathBuf>,
+    /// Paths that lead to where the user allowed nothing.
+    refused: Vec<String>,
+    /// The first file that was there and could not be the parent, with the reason.
+    failure: Option<Error>,
+}
+
+impl Places {
+    pub fn new(child: &Path, lookup: &ParentLookup) -> Result<Self> {
+        let mut allowed = vec![folder(child)?];
+        for dir in &lookup.dirs {
+            let real = crate::storage::real_path(dir).map_err(|e| {
+                let what = "a folder to look for parents in cannot be found";
+                Error::new(Kind::PathNotFound, what).with_source(e).in_file(dir)
+            })?;
+            if !real.is_dir() {
+                let what =
+                    "this is not a folder; name the folder that the parent lies in";
+                return Err(Error::new(Kind::PathNotFound, what).in_file(dir));
+            }
+            allowed.push(real);
+        }
+        Ok(Places { allowed, follow: lookup.follow, steady: lookup.steady })
+    }
+
+    /// Finds the parent that `child` names by `link`.
+    pub fn find(&self, child: &Path, link: &ParentLink) -> Result<Found> {
+        let own = folder(child)?;
+        let mut looked = Looked::default();
+        for name in &link.names {
+            for path in self.candidates(&own, name, &mut looked.refused) {
+                if looked.tried.contains(&path) {
+                    continue;
+                }
+                match self.open_proven(&path, name, link) {
+                    Ok(found) => return Ok(found),
+                    Err(error) => {
+                        looked.tried.push(path);
+                        looked.failure.get_or_insert(error);
+                    }
+                }
+            }
+        }
+        Err(looked.failure.unwrap_or_else(|| {
+            self.not_found(&own, link, &looked.refused).in_file(child)
+        }))
+    }
+
+    fn not_found(&self, own: &Path, link: &ParentLink, refused: &[String]) -> Error {
+        let mut names: Vec<String> =
+            link.names.iter().map(|name| format!("\"{}\"", name.text)).collect();
+        names.dedup();
+        let mut dirs: Vec<String> = vec![own.display().to_string()];
+        let named = self.allowed.iter().filter(|dir| *dir != own);
+        dirs.extend(named.map(|dir| dir.display().to_string()));
+        let mut what = if names.is_empty() {
+            "the image does not name its parent".to_owned()
+        } else {
+            format!(
+                "the parent image {} cannot be found in {}",
+                names.join(" or "),
+                dirs.join(" or ")
+            )
+        };
+        if let Some(path) = refused.first() {
+            what += &format!(
+                "; {path} lies elsewhere and was not looked at (--follow-parents allows it)"
+            );
+        }
+        if !names.is_empty() {
+            what += "; put it there, or name its folder (--parent-dir)";
+        }
+        Error::new(Kind::ParentNotFound, what)
+    }
+
+    /// The files that `name` may mean, the likeliest first.
+    fn candidates(
+        &self,
+        own: &Path,
+        name: &ParentName,
+        refused: &mut Vec<String>,
+    ) -> Vec<PathBuf> {
+        let Some(parts) = name.parts() else { return Vec::new() };
+        let Parts { absolute, up, down } = &parts;
+        let mut found = Vec::new();
+        if *absolute {
+            // Where the path is one of this system.
+            let path = Path::new(&name.text);
+            if let Some(root) = path.ancestors().last().filter(|_| path.is_absolute()) {
+                found.extend(self.allowed_file(root, down, refused));
+            }
+        } else if let Some(base) = own.ancestors().nth(*up) {
+            found.extend(self.allowed_file(base, down, refused));
+        }
+        for dir in self.allowed.iter().skip(1) {
+            found.extend(self.allowed_file(dir, down, refused));
+        }
+        let file_name = down.last().map(std::slice::from_ref).unwrap_or_default();
+        for dir in std::iter::once(own).chain(self.allowed.iter().map(PathBuf::as_path)) {
+            found.extend(self.allowed_file(dir, file_name, refused));
+        }
+        found
+    }
+
+    fn allows(&self, path: &Path) -> bool {
+        self.follow || self.allowed.iter().any(|dir| path.starts_with(dir))
+    }
+
+    /// The file below `base`, if there is one and it lies where it may. What would lie
+    /// elsewhere is not even asked for.
+    fn allowed_file(
+        &self,
+        base: &Path,
+        down: &[String],
+        refused: &mut Vec<String>,
+    ) -> Option<PathBuf> {
+        let mut path = base.to_owned();
+        path.extend(down);
+        // In words alone first, then links followed.
+        if !self.allows(&path) {
+            refused.push(path.display().to_string());
+            return None;
+        }
+        let found = self.descend(base, down)?;
+        let real = crate::storage::real_path(&found).ok()?;
+        if !self.allows(&real) {
+            refused.push(format!("{} (a link to {})", found.display(), real.display()));
+            return None;
+        }
+        real.is_file().then_some(real)
+    }
+
+    /// Follows names downwards; one that is missing may be there in other letters of
+    /// the same kind, as it would be found on Windows.
+    fn descend(&self, base: &Path, down: &[String]) -> Option<PathBuf> {
+        let mut path = base.to_owned();
+        for part in down {
+            let next = path.join(part);
+            path = if next.symlink_metadata().is_ok() {
+                next
+            } else if self.allows(&path) {
+                in_other_case(&path, part)?
+            } else {
+                return None;
+            };
+        }
+        Some(path)
+    }
+
+    /// Opens a file for reading and has it prove that it is the parent.
+    fn open_proven(
+        &self,
+        path: &Path,
+        name: &ParentName,
+        link: &ParentLink,
+    ) -> Result<Found> {
+        let open_file =
+            if self.steady { HostFile::open_steady } else { HostFile::open_read };
+        let file = Arc::new(Meter::new(open_file(path)?));
+        let image = open(file.clone()).map_err(|e| e.in_file(path))?;
+        let facts = image.facts();
+        let found = facts.unique_id.map_or_else(|| "none".to_owned(), |id| id_text(&id));
+        if facts.unique_id != Some(link.id) {
+            return Err(Error::new(
+            Kind::ParentMismatch,
+            format!(
+                "this is not the parent that the image was made from: its unique id is \
+                 {found}, the image names {} (by its {}, \"{}\")",
+                id_text(&link.id),
+                name.origin,
+                name.text
+            ),
+        )
+        .in_file(path));
+        }
+        image.settled().map_err(|e| e.in_file(path))?;
+        let mut notes = facts.notes;
+        notes.extend(time_note(link.modified, file.inner().modified()));
+        let parent = Parent {
+            path: path.to_owned(),
+            format: facts.format,
+            image_type: facts.image_type,
+            unique_id: found,
+            found_by: name.origin.clone(),
+            notes,
+        };
+        Ok(Found { image, file, parent })
+    }
+}
+
+/// The one entry of `dir` that differs from `name` in letter case alone.
+fn in_other_case(dir: &Path, name: &str) -> Option<PathBuf> {
+    let wanted = name.to_lowercase();
+    let entries = fs::read_dir(dir).ok()?.take(MOST_ENTRIES).flatten();
+    let mut alike = entries.filter(|entry| {
+        entry.file_name().to_str().is_some_and(|found| found.to_lowercase() == wanted)
+    });
+    match (alike.next(), alike.next()) {
+        (Some(only), None) => Some(only.path()),
+        _ => None,
+    }
+}
+
+/// The folder of a file, links followed.
+fn folder(file: &Path) -> Result<PathBuf> {
+    let real = crate::storage::real_path(file)
+        .map_err(|e| Error::io("cannot find the file", e).in_file(file))?;
+    Ok(real.parent().map_or_else(|| real.clone(), Path::to_owned))
+}
