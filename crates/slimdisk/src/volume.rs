@@ -171,19 +171,41 @@ pub trait FileSystem: Sync {
         None
     }
 
-    /// Reads the volume's state and its free map, once, by streaming.
+    /// Reads the volume's state and its free map, once, by streaming, and fills in
+    /// `findings` as far as it gets.
     ///
-    /// Free ranges go to `free` as they are found; they count only if the
-    /// returned [`Findings`] are trusted. An unsound or unknown structure is a
-    /// reason in `Findings::untrusted` or an error of
-    /// [`Kind::InvalidImage`], which the caller turns
-    /// into such a reason; any other error ends the survey of the whole disk.
+    /// Free ranges go to `free` as they are found; they count only if the volume turns
+    /// out to be trusted. An unsound or unknown structure is a reason in
+    /// [`Findings::untrusted`] or an error of [`Kind::InvalidImage`], which becomes such
+    /// a reason; any other error ends the survey of the whole disk.
+    fn read_free_map(
+        &self,
+        volume: &dyn ReadAt,
+        allow: &Allowances,
+        findings: &mut Findings,
+        free: &mut FreeSink<'_>,
+    ) -> Result<()>;
+
+    /// What is to be known of the volume, its free ranges sent to `free`.
     fn survey(
         &self,
         volume: &dyn ReadAt,
         allow: &Allowances,
         free: &mut FreeSink<'_>,
-    ) -> Result<Findings>;
+    ) -> Result<Findings> {
+        let mut findings =
+            Findings { filesystem: self.name().into(), ..Findings::default() };
+        match self.read_free_map(volume, allow, &mut findings, free) {
+            Err(error) if error.kind() == Kind::InvalidImage => {
+                findings.untrusted = Some(error.to_string());
+            }
+            other => other?,
+        }
+        if findings.untrusted.is_some() {
+            findings.free_bytes = 0;
+        }
+        Ok(findings)
+    }
 }
 
 /// What [`FileSystem::survey`] learnt of one volume.
@@ -209,20 +231,6 @@ pub struct Findings {
     /// Why nothing here is free, in one sentence with what to do; `None` when the
     /// volume is trusted.
     pub untrusted: Option<String>,
-}
-
-impl Findings {
-    /// What a reading of the map comes to: an unsound structure is the reason not to
-    /// trust the volume, any other error ends the survey.
-    fn conclude(mut self, read: Result<()>) -> Result<Self> {
-        match read {
-            Err(error) if error.kind() == Kind::InvalidImage => {
-                self.untrusted = Some(error.to_string());
-            }
-            other => other?,
-        }
-        Ok(self)
-    }
 }
 
 /// Checks that a file system of `length` bytes lies inside its volume.
@@ -255,13 +263,14 @@ mod tests {
             Ok(byte[0] == self.2)
         }
 
-        fn survey(
+        fn read_free_map(
             &self,
             _: &dyn ReadAt,
             _: &Allowances,
+            _: &mut Findings,
             _: &mut FreeSink<'_>,
-        ) -> Result<Findings> {
-            Ok(Findings::default())
+        ) -> Result<()> {
+            Ok(())
         }
     }
 

@@ -83,16 +83,58 @@ impl FileSystem for Btrfs {
         Some(superblock::PRIMARY..superblock::PRIMARY + superblock::SIZE)
     }
 
-    fn survey(
+    fn read_free_map(
         &self,
         volume: &dyn ReadAt,
         _: &Allowances,
+        findings: &mut Findings,
         free: &mut FreeSink<'_>,
-    ) -> Result<Findings> {
-        let mut findings =
-            Findings { filesystem: self.name().into(), ..Findings::default() };
-        let read = read_free_map(volume, &mut findings, free);
-        findings.conclude(read)
+    ) -> Result<()> {
+        let superblock = Superblock::read(volume)?;
+        findings.unit = superblock.sector_size.into();
+        findings.length = superblock.device.total_bytes.min(volume.len());
+        findings.label.clone_from(&superblock.label);
+        superblock.check_state()?;
+        check_length(superblock.device.total_bytes, volume)?;
+        superblock.check_mirrors(volume)?;
+
+        let system_chunks = ChunkMap::of_superblock(&superblock)?;
+        let mut nodes = Nodes::new(volume, &superblock, system_chunks);
+        read_chunk_tree(&mut nodes)?;
+        let roots = read_root_tree(&mut nodes)?;
+        let stripes = read_device_tree(&mut nodes, roots.devices)?;
+
+        let features = superblock.features;
+        let wanted = |tree, root: Option<Root>| {
+            root.ok_or_else(|| broken(format!("{} is missing", name_of(tree))))
+        };
+        let block_groups = if features.compat_ro(compat_ro::BLOCK_GROUP_TREE) {
+            let root = wanted(BLOCK_GROUP_TREE, roots.block_groups)?;
+            Some(read_block_group_tree(&mut nodes, root)?)
+        } else {
+            None
+        };
+        let witness = if features.valid_free_space_tree() {
+            let root = wanted(FREE_SPACE_TREE, roots.free_space)?;
+            Some(FreeSpaceTree::new(&mut nodes, root)?)
+        } else {
+            None
+        };
+        let mut maps = Maps {
+            extents: ExtentTree::new(&mut nodes, roots.extents, block_groups)?,
+            witness,
+        };
+        let mut free = FreeBytes::new(free);
+        let used = maps.read(&mut nodes, &stripes, &mut free)?;
+        if used != superblock.bytes_used {
+            return Err(broken(format!(
+                "the extents have {used} bytes but the superblock counts {}",
+                superblock.bytes_used
+            )));
+        }
+        maps.check_nodes(&mut nodes)?;
+        findings.free_bytes = free.finish();
+        Ok(())
     }
 }
 
@@ -100,58 +142,6 @@ impl FileSystem for Btrfs {
 fn broken(what: impl Into<String>) -> Error {
     let what = what.into();
     Error::invalid(format!("{what}: {RUN_CHECK}"))
-}
-
-fn read_free_map(
-    volume: &dyn ReadAt,
-    findings: &mut Findings,
-    free: &mut FreeSink<'_>,
-) -> Result<()> {
-    let superblock = Superblock::read(volume)?;
-    findings.unit = superblock.sector_size.into();
-    findings.length = superblock.device.total_bytes.min(volume.len());
-    findings.label.clone_from(&superblock.label);
-    superblock.check_state()?;
-    check_length(superblock.device.total_bytes, volume)?;
-    superblock.check_mirrors(volume)?;
-
-    let system_chunks = ChunkMap::of_superblock(&superblock)?;
-    let mut nodes = Nodes::new(volume, &superblock, system_chunks);
-    read_chunk_tree(&mut nodes)?;
-    let roots = read_root_tree(&mut nodes)?;
-    let stripes = read_device_tree(&mut nodes, roots.devices)?;
-
-    let features = superblock.features;
-    let wanted = |tree, root: Option<Root>| {
-        root.ok_or_else(|| broken(format!("{} is missing", name_of(tree))))
-    };
-    let block_groups = if features.compat_ro(compat_ro::BLOCK_GROUP_TREE) {
-        let root = wanted(BLOCK_GROUP_TREE, roots.block_groups)?;
-        Some(read_block_group_tree(&mut nodes, root)?)
-    } else {
-        None
-    };
-    let witness = if features.valid_free_space_tree() {
-        let root = wanted(FREE_SPACE_TREE, roots.free_space)?;
-        Some(FreeSpaceTree::new(&mut nodes, root)?)
-    } else {
-        None
-    };
-    let mut maps = Maps {
-        extents: ExtentTree::new(&mut nodes, roots.extents, block_groups)?,
-        witness,
-    };
-    let mut free = FreeBytes::new(free);
-    let used = maps.read(&mut nodes, &stripes, &mut free)?;
-    if used != superblock.bytes_used {
-        return Err(broken(format!(
-            "the extents have {used} bytes but the superblock counts {}",
-            superblock.bytes_used
-        )));
-    }
-    maps.check_nodes(&mut nodes)?;
-    findings.free_bytes = free.finish();
-    Ok(())
 }
 
 /// The two trees that tell what is free, side by side.

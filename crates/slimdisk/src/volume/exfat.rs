@@ -52,42 +52,32 @@ impl FileSystem for Exfat {
         Ok(head.ends_with(boot::NAME))
     }
 
-    fn survey(
+    fn read_free_map(
         &self,
         volume: &dyn ReadAt,
         _: &Allowances,
+        findings: &mut Findings,
         free: &mut FreeSink<'_>,
-    ) -> Result<Findings> {
-        let mut findings =
-            Findings { filesystem: self.name().into(), ..Findings::default() };
-        let read = read_free_map(volume, &mut findings, free);
-        findings.conclude(read)
+    ) -> Result<()> {
+        let exfat = Volume::read(volume)?;
+        findings.unit = exfat.heap.cluster_size;
+        findings.length = exfat.length.min(volume.len());
+        check_length(exfat.length, volume)?;
+        exfat.check_flags()?;
+        exfat.check_boot_region(volume)?;
+        let root = RootDirectory::read(volume, &exfat)?;
+        findings.label.clone_from(&root.label);
+        let up_case_table = check_up_case_table(volume, &exfat, root.up_case_table)?;
+        let bitmap = locate_bitmap(volume, &exfat, root.bitmap)?;
+        let occupied = [
+            ("the allocation bitmap", bitmap.bytes.clone()),
+            ("the up-case table", up_case_table.bytes),
+            ("the root directory", root.own),
+            ("a file of the root directory", root.files),
+        ];
+        findings.free_bytes = free_clusters(volume, &exfat, &bitmap, &occupied, free)?;
+        Ok(())
     }
-}
-
-fn read_free_map(
-    volume: &dyn ReadAt,
-    findings: &mut Findings,
-    free: &mut FreeSink<'_>,
-) -> Result<()> {
-    let exfat = Volume::read(volume)?;
-    findings.unit = exfat.heap.cluster_size;
-    findings.length = exfat.length.min(volume.len());
-    check_length(exfat.length, volume)?;
-    exfat.check_flags()?;
-    exfat.check_boot_region(volume)?;
-    let root = RootDirectory::read(volume, &exfat)?;
-    findings.label.clone_from(&root.label);
-    let up_case_table = check_up_case_table(volume, &exfat, root.up_case_table)?;
-    let bitmap = locate_bitmap(volume, &exfat, root.bitmap)?;
-    let occupied = [
-        ("the allocation bitmap", bitmap.bytes.clone()),
-        ("the up-case table", up_case_table.bytes),
-        ("the root directory", root.own),
-        ("a file of the root directory", root.files),
-    ];
-    findings.free_bytes = free_clusters(volume, &exfat, &bitmap, &occupied, free)?;
-    Ok(())
 }
 
 /// That the table is what its entry says shows that the root directory is that of

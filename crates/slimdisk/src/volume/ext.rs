@@ -59,75 +59,63 @@ impl FileSystem for Ext {
         Ok(magic.get() == superblock::MAGIC)
     }
 
-    fn survey(
+    fn read_free_map(
         &self,
         volume: &dyn ReadAt,
         _: &Allowances,
+        findings: &mut Findings,
         free: &mut FreeSink<'_>,
-    ) -> Result<Findings> {
-        let raw = RawSuperblock::read(volume)?;
-        let mut findings = Findings {
-            filesystem: Features::of(&raw).generation().to_owned(),
-            label: raw.label(),
-            ..Findings::default()
+    ) -> Result<()> {
+        let raw = &RawSuperblock::read(volume)?;
+        findings.filesystem = Features::of(raw).generation().to_owned();
+        findings.label = raw.label();
+        let fs = Superblock::new(raw)?;
+        describe(&fs, findings);
+        fs.check_state()?;
+        check_length(fs.byte(fs.blocks), volume)?;
+
+        let mut journal_blocks = Ranges::new();
+        let mut overlay = Overlay::new(volume, &fs, Vec::new());
+        if fs.features.compat(compat::HAS_JOURNAL) {
+            let journal = Journal::open(&fs, volume)?;
+            journal_blocks = journal.blocks();
+            if fs.needs_recovery() {
+                overlay = Overlay::new(volume, &fs, journal.replay(volume)?);
+            } else if !journal.is_empty() {
+                return Err(Error::invalid(format!(
+                    "the journal holds changes that the superblock does not know of: {RUN_FSCK}"
+                )));
+            }
+        }
+        let fs = if fs.needs_recovery() {
+            let replayed = after_replay(&fs, &overlay)?;
+            check_length(replayed.byte(replayed.blocks), volume)?;
+            describe(&replayed, findings);
+            replayed
+        } else {
+            fs
         };
-        let read = read_free_map(volume, &raw, &mut findings, free);
-        findings.conclude(read)
-    }
-}
+        check_not_mounted_elsewhere(&fs, volume)?;
 
-fn read_free_map(
-    volume: &dyn ReadAt,
-    raw: &RawSuperblock,
-    findings: &mut Findings,
-    free: &mut FreeSink<'_>,
-) -> Result<()> {
-    let fs = Superblock::new(raw)?;
-    describe(&fs, findings);
-    fs.check_state()?;
-    check_length(fs.byte(fs.blocks), volume)?;
+        let mut metadata = metadata::Collector::new();
+        group_descriptor::for_each(&fs, &overlay, &mut |group, descriptor| {
+            metadata.add(&fs, group, &descriptor)
+        })?;
+        let metadata = metadata.finish()?;
+        let totals =
+            Bitmaps::new(&fs, &overlay, &metadata, &journal_blocks, free).read_all()?;
+        findings.free_bytes = fs.byte(totals.free_blocks);
 
-    let mut journal_blocks = Ranges::new();
-    let mut overlay = Overlay::new(volume, &fs, Vec::new());
-    if fs.features.compat(compat::HAS_JOURNAL) {
-        let journal = Journal::open(&fs, volume)?;
-        journal_blocks = journal.blocks();
-        if fs.needs_recovery() {
-            overlay = Overlay::new(volume, &fs, journal.replay(volume)?);
-        } else if !journal.is_empty() {
+        // The superblock's count is brought up to date by a clean unmount only.
+        let counted = totals.free_clusters * u64::from(fs.cluster_ratio);
+        if !fs.needs_recovery() && counted != fs.free_blocks {
             return Err(Error::invalid(format!(
-                "the journal holds changes that the superblock does not know of: {RUN_FSCK}"
+                "the block bitmaps have {counted} free blocks, the superblock {}: {RUN_FSCK}",
+                fs.free_blocks
             )));
         }
+        Ok(())
     }
-    let fs = if fs.needs_recovery() {
-        let replayed = after_replay(&fs, &overlay)?;
-        check_length(replayed.byte(replayed.blocks), volume)?;
-        describe(&replayed, findings);
-        replayed
-    } else {
-        fs
-    };
-    check_not_mounted_elsewhere(&fs, volume)?;
-
-    let mut metadata = metadata::Collector::new();
-    group_descriptor::for_each(&fs, &overlay, &mut |group, descriptor| {
-        metadata.add(&fs, group, &descriptor)
-    })?;
-    let metadata = metadata.finish()?;
-    let totals =
-        Bitmaps::new(&fs, &overlay, &metadata, &journal_blocks, free).read_all()?;
-    findings.free_bytes = fs.byte(totals.free_blocks);
-
-    // The superblock's count is brought up to date by a clean unmount only.
-    let counted = totals.free_clusters * u64::from(fs.cluster_ratio);
-    if !fs.needs_recovery() && counted != fs.free_blocks {
-        return Err(Error::invalid(format!(
-            "the block bitmaps have {counted} free blocks, the superblock {}: {RUN_FSCK}",
-            fs.free_blocks
-        )));
-    }
-    Ok(())
 }
 
 fn describe(fs: &Superblock, findings: &mut Findings) {

@@ -70,39 +70,29 @@ impl FileSystem for F2fs {
         Ok(false)
     }
 
-    fn survey(
+    fn read_free_map(
         &self,
         volume: &dyn ReadAt,
         _: &Allowances,
+        findings: &mut Findings,
         free: &mut FreeSink<'_>,
-    ) -> Result<Findings> {
-        let mut findings =
-            Findings { filesystem: self.name().into(), ..Findings::default() };
-        let read = read_free_map(volume, &mut findings, free);
-        findings.conclude(read)
+    ) -> Result<()> {
+        let fs = Superblock::read(volume)?;
+        let length = Superblock::byte(fs.blocks);
+        findings.unit = BLOCK;
+        findings.length = length.min(volume.len());
+        findings.label.clone_from(&fs.label);
+        check_length(length, volume)?;
+        fs.check_features()?;
+        let checkpoint = Checkpoint::read(volume, &fs)?;
+        let journals = Journals::read(volume, &fs, &checkpoint)?;
+        node::check_nothing_follows(volume, &fs, &checkpoint)?;
+        let root = node::root(volume, &fs, &checkpoint, &journals)?;
+        let occupied = [("the root directory", root)];
+        let reader = sit::Reader::new(&fs, &checkpoint, &journals, &occupied, free);
+        findings.free_bytes = reader.read(volume)? * BLOCK;
+        Ok(())
     }
-}
-
-fn read_free_map(
-    volume: &dyn ReadAt,
-    findings: &mut Findings,
-    free: &mut FreeSink<'_>,
-) -> Result<()> {
-    let fs = Superblock::read(volume)?;
-    let length = Superblock::byte(fs.blocks);
-    findings.unit = BLOCK;
-    findings.length = length.min(volume.len());
-    findings.label.clone_from(&fs.label);
-    check_length(length, volume)?;
-    fs.check_features()?;
-    let checkpoint = Checkpoint::read(volume, &fs)?;
-    let journals = Journals::read(volume, &fs, &checkpoint)?;
-    node::check_nothing_follows(volume, &fs, &checkpoint)?;
-    let root = node::root(volume, &fs, &checkpoint, &journals)?;
-    let occupied = [("the root directory", root)];
-    let reader = sit::Reader::new(&fs, &checkpoint, &journals, &occupied, free);
-    findings.free_bytes = reader.read(volume)? * BLOCK;
-    Ok(())
 }
 
 /// CRC-32 without inversions, going on from `sum`; the kernel begins with the magic

@@ -46,48 +46,38 @@ impl FileSystem for Fat {
         boot::looks_like_fat(volume)
     }
 
-    fn survey(
+    fn read_free_map(
         &self,
         volume: &dyn ReadAt,
         _: &Allowances,
+        findings: &mut Findings,
         free: &mut FreeSink<'_>,
-    ) -> Result<Findings> {
-        let mut findings =
-            Findings { filesystem: self.name().into(), ..Findings::default() };
-        let read = read_free_map(volume, &mut findings, free);
-        findings.conclude(read)
+    ) -> Result<()> {
+        let fat = Volume::read(volume)?;
+        findings.filesystem = fat.width.name().into();
+        findings.label.clone_from(&fat.label);
+        findings.unit = fat.heap.cluster_size;
+        findings.length = fat.length.min(volume.len());
+        check_length(fat.length, volume)?;
+        fat.check_state()?;
+        fat.compare_backup(volume)?;
+        fat.check_head(volume)?;
+        let root = RootDirectory::read(volume, &fat)?;
+        if root.label.is_some() {
+            findings.label = root.label;
+        }
+        if root.hibernated {
+            findings.hibernated = true;
+            return Err(Error::invalid(
+                "the volume belongs to a hibernated Windows (hiberfil.sys): start Windows and \
+                 shut it down fully",
+            ));
+        }
+        let occupied = [
+            ("the root directory", root.own),
+            ("a file of the root directory", root.first_clusters),
+        ];
+        findings.free_bytes = fat.free_clusters(volume, &occupied, free)?;
+        Ok(())
     }
-}
-
-fn read_free_map(
-    volume: &dyn ReadAt,
-    findings: &mut Findings,
-    free: &mut FreeSink<'_>,
-) -> Result<()> {
-    let fat = Volume::read(volume)?;
-    findings.filesystem = fat.width.name().into();
-    findings.label.clone_from(&fat.label);
-    findings.unit = fat.heap.cluster_size;
-    findings.length = fat.length.min(volume.len());
-    check_length(fat.length, volume)?;
-    fat.check_state()?;
-    fat.compare_backup(volume)?;
-    fat.check_head(volume)?;
-    let root = RootDirectory::read(volume, &fat)?;
-    if root.label.is_some() {
-        findings.label = root.label;
-    }
-    if root.hibernated {
-        findings.hibernated = true;
-        return Err(Error::invalid(
-            "the volume belongs to a hibernated Windows (hiberfil.sys): start Windows and \
-             shut it down fully",
-        ));
-    }
-    let occupied = [
-        ("the root directory", root.own),
-        ("a file of the root directory", root.first_clusters),
-    ];
-    findings.free_bytes = fat.free_clusters(volume, &occupied, free)?;
-    Ok(())
 }

@@ -67,70 +67,61 @@ impl FileSystem for HfsPlus {
         Ok(matches!(&head, [b'H', b'+' | b'X', 0, 4 | 5]))
     }
 
-    fn survey(
+    fn read_free_map(
         &self,
         volume: &dyn ReadAt,
         _: &Allowances,
+        findings: &mut Findings,
         free: &mut FreeSink<'_>,
-    ) -> Result<Findings> {
-        let mut findings =
-            Findings { filesystem: self.name().into(), ..Findings::default() };
-        let read = read_free_map(volume, &mut findings, free);
-        findings.conclude(read)
-    }
-}
+    ) -> Result<()> {
+        let signature: [u8; 2] = read_struct(volume, OFFSET)?;
+        if signature == *b"HX" {
+            findings.filesystem = "hfsx".into();
+        }
+        let header = VolumeHeader::read(volume, OFFSET)?;
+        findings.unit = header.block_size;
+        findings.length = header.length().min(volume.len());
+        check_length(header.length(), volume)?;
+        header.check_state()?;
+        let copy = header.check_copy(volume)?;
 
-fn read_free_map(
-    volume: &dyn ReadAt,
-    findings: &mut Findings,
-    free: &mut FreeSink<'_>,
-) -> Result<()> {
-    let signature: [u8; 2] = read_struct(volume, OFFSET)?;
-    if signature == *b"HX" {
-        findings.filesystem = "hfsx".into();
-    }
-    let header = VolumeHeader::read(volume, OFFSET)?;
-    findings.unit = header.block_size;
-    findings.length = header.length().min(volume.len());
-    check_length(header.length(), volume)?;
-    header.check_state()?;
-    let copy = header.check_copy(volume)?;
+        let mut occupied = Occupied::default();
+        occupied.add("the volume header", [header.head()])?;
+        occupied.add("the copy of the volume header", [header.blocks_of(&copy)])?;
+        if let Some(block) = header.journal_info_block {
+            let [info, journal] = journal::check_empty(volume, &header, block)?;
+            occupied.add("the journal info block", [header.blocks_of(&info)])?;
+            occupied.add("the journal", [header.blocks_of(&journal)])?;
+        }
+        let overflow =
+            Fork::open("the extents overflow file", &header.extents, &header, None)?;
+        let tree = ExtentsTree::open(volume, &overflow)?;
+        let open = |name, raw, file| Fork::open(name, raw, &header, Some((&tree, file)));
+        let allocation =
+            open("the allocation file", &header.allocation, ALLOCATION_FILE)?;
+        let catalog = open("the catalog", &header.catalog, CATALOG_FILE)?;
+        let attributes =
+            open("the attributes file", &header.attributes_file, ATTRIBUTES_FILE)?;
+        let startup = open("the startup file", &header.startup, STARTUP_FILE)?;
+        for fork in [&overflow, &allocation, &catalog, &attributes, &startup] {
+            let blocks = fork.extents.iter().map(|(start, count)| *start..start + count);
+            occupied.add(fork.name, blocks)?;
+        }
+        findings.label = Some(root_folder_name(volume, &catalog)?);
 
-    let mut occupied = Occupied::default();
-    occupied.add("the volume header", [header.head()])?;
-    occupied.add("the copy of the volume header", [header.blocks_of(&copy)])?;
-    if let Some(block) = header.journal_info_block {
-        let [info, journal] = journal::check_empty(volume, &header, block)?;
-        occupied.add("the journal info block", [header.blocks_of(&info)])?;
-        occupied.add("the journal", [header.blocks_of(&journal)])?;
+        if allocation.size < u64::from(header.blocks).div_ceil(8) {
+            return Err(Error::invalid(format!(
+                "the allocation file is too short for the volume: {REPAIR}"
+            )));
+        }
+        let counted = free_blocks(volume, &header, &allocation, &occupied, free)?;
+        if counted != header.free_blocks {
+            return Err(Error::invalid(format!(
+                "the allocation file has {counted} free blocks, the volume header {}: {REPAIR}",
+                header.free_blocks
+            )));
+        }
+        findings.free_bytes = header.byte(counted);
+        Ok(())
     }
-    let overflow =
-        Fork::open("the extents overflow file", &header.extents, &header, None)?;
-    let tree = ExtentsTree::open(volume, &overflow)?;
-    let open = |name, raw, file| Fork::open(name, raw, &header, Some((&tree, file)));
-    let allocation = open("the allocation file", &header.allocation, ALLOCATION_FILE)?;
-    let catalog = open("the catalog", &header.catalog, CATALOG_FILE)?;
-    let attributes =
-        open("the attributes file", &header.attributes_file, ATTRIBUTES_FILE)?;
-    let startup = open("the startup file", &header.startup, STARTUP_FILE)?;
-    for fork in [&overflow, &allocation, &catalog, &attributes, &startup] {
-        let blocks = fork.extents.iter().map(|(start, count)| *start..start + count);
-        occupied.add(fork.name, blocks)?;
-    }
-    findings.label = Some(root_folder_name(volume, &catalog)?);
-
-    if allocation.size < u64::from(header.blocks).div_ceil(8) {
-        return Err(Error::invalid(format!(
-            "the allocation file is too short for the volume: {REPAIR}"
-        )));
-    }
-    let counted = free_blocks(volume, &header, &allocation, &occupied, free)?;
-    if counted != header.free_blocks {
-        return Err(Error::invalid(format!(
-            "the allocation file has {counted} free blocks, the volume header {}: {REPAIR}",
-            header.free_blocks
-        )));
-    }
-    findings.free_bytes = header.byte(counted);
-    Ok(())
 }

@@ -69,16 +69,14 @@ impl FileSystem for Ntfs {
         Ok(head.ends_with(boot::OEM_ID))
     }
 
-    fn survey(
+    fn read_free_map(
         &self,
         volume: &dyn ReadAt,
         allow: &Allowances,
+        findings: &mut Findings,
         free: &mut FreeSink<'_>,
-    ) -> Result<Findings> {
-        let mut findings =
-            Findings { filesystem: self.name().into(), ..Findings::default() };
-        let outcome = examine(volume, *allow, free, &mut findings);
-        findings.untrusted = match outcome {
+    ) -> Result<()> {
+        findings.untrusted = match examine(volume, *allow, free, findings) {
             Ok(reason) => reason,
             Err(error) if error.kind() == Kind::InvalidImage => Some(format!(
                 "NTFS volume is damaged or of an unknown kind: {error}; run chkdsk on it \
@@ -86,10 +84,7 @@ impl FileSystem for Ntfs {
             )),
             Err(error) => return Err(error),
         };
-        if findings.untrusted.is_some() {
-            findings.free_bytes = 0;
-        }
-        Ok(findings)
+        Ok(())
     }
 }
 

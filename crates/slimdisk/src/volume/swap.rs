@@ -56,21 +56,19 @@ impl FileSystem for Swap {
         Ok(!page_sizes(volume)?.is_empty())
     }
 
-    fn survey(
+    fn read_free_map(
         &self,
         volume: &dyn ReadAt,
         allow: &Allowances,
+        findings: &mut Findings,
         free: &mut FreeSink<'_>,
-    ) -> Result<Findings> {
-        let mut findings =
-            Findings { filesystem: self.name().into(), ..Findings::default() };
-        let read = read_pages(volume, &mut findings);
-        let mut findings = findings.conclude(read)?;
-        if allow.drop_swap && findings.untrusted.is_none() && findings.swap_bytes > 0 {
+    ) -> Result<()> {
+        read_pages(volume, findings)?;
+        if allow.drop_swap {
             free(findings.unit..findings.length);
             findings.free_bytes = findings.swap_bytes;
         }
-        Ok(findings)
+        Ok(())
     }
 }
 

@@ -32,7 +32,6 @@ mod superblock;
 
 use self::allocation_group::{AllocationGroup, check_lsn};
 use self::free_space::{FreeSpace, Totals};
-use self::on_disk::RawSuperblock;
 use self::superblock::Superblock;
 use super::{Allowances, FileSystem, Findings, FreeSink, check_length};
 use crate::error::{Error, Result};
@@ -60,46 +59,35 @@ impl FileSystem for Xfs {
         Ok(&magic == superblock::MAGIC)
     }
 
-    fn survey(
+    fn read_free_map(
         &self,
         volume: &dyn ReadAt,
         _: &Allowances,
+        findings: &mut Findings,
         free: &mut FreeSink<'_>,
-    ) -> Result<Findings> {
-        let mut findings =
-            Findings { filesystem: self.name().into(), ..Findings::default() };
-        let read = superblock::read(volume)
-            .and_then(|raw| read_free_map(volume, &raw, &mut findings, free));
-        findings.conclude(read)
+    ) -> Result<()> {
+        let raw = &superblock::read(volume)?;
+        findings.label = superblock::label(raw);
+        let fs = Superblock::new(raw, volume)?;
+        findings.length = fs.blocks * u64::from(fs.block_size);
+        findings.unit = fs.block_size.into();
+        check_length(findings.length, volume)?;
+        let newest_lsn = log::check_clean(volume, &fs)?;
+        if !check_lsn(fs.lsn, newest_lsn) {
+            return Err(Error::invalid(format!(
+                "the superblock is newer than the log: {REPAIR}"
+            )));
+        }
+        let mut free_space = FreeSpace::new(&fs, volume, newest_lsn, free);
+        for number in 0..fs.ag_count {
+            let group = AllocationGroup::read(volume, &fs, number, newest_lsn)?;
+            free_space.read(&group)?;
+        }
+        let totals = free_space.totals;
+        check_total(&fs, &totals)?;
+        findings.free_bytes = totals.free * u64::from(fs.block_size);
+        Ok(())
     }
-}
-
-fn read_free_map(
-    volume: &dyn ReadAt,
-    raw: &RawSuperblock,
-    findings: &mut Findings,
-    free: &mut FreeSink<'_>,
-) -> Result<()> {
-    findings.label = superblock::label(raw);
-    let fs = Superblock::new(raw, volume)?;
-    findings.length = fs.blocks * u64::from(fs.block_size);
-    findings.unit = fs.block_size.into();
-    check_length(findings.length, volume)?;
-    let newest_lsn = log::check_clean(volume, &fs)?;
-    if !check_lsn(fs.lsn, newest_lsn) {
-        return Err(Error::invalid(format!(
-            "the superblock is newer than the log: {REPAIR}"
-        )));
-    }
-    let mut free_space = FreeSpace::new(&fs, volume, newest_lsn, free);
-    for number in 0..fs.ag_count {
-        let group = AllocationGroup::read(volume, &fs, number, newest_lsn)?;
-        free_space.read(&group)?;
-    }
-    let totals = free_space.totals;
-    check_total(&fs, &totals)?;
-    findings.free_bytes = totals.free * u64::from(fs.block_size);
-    Ok(())
 }
 
 /// The superblock's number of free blocks includes those set aside and those of the
