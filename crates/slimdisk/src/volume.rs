@@ -74,25 +74,6 @@ impl Identity {
             Identity::Nothing => Vec::new(),
         }
     }
-
-    /// Of two file systems the one to ask, and the place of the other's signature: if
-    /// the first is trusted and calls that place free, the second is a leftover.
-    ///
-    /// Only where the makers of the second erase the place of the first one's
-    /// signature ([`FileSystem::erases_the_start`]): were the second the
-    /// living one, the first could not be there.
-    #[must_use]
-    pub fn elder(&self) -> Option<(&'static dyn FileSystem, Range<u64>)> {
-        let Identity::Ambiguous { known, foreign } = self else { return None };
-        let ([one, other], []) = (known.as_slice(), foreign.as_slice()) else {
-            return None;
-        };
-        match (one.erases_the_start(), other.erases_the_start()) {
-            (None, Some(place)) => Some((*one, place)),
-            (Some(place), None) => Some((*other, place)),
-            _ => None,
-        }
-    }
 }
 
 impl fmt::Debug for Identity {
@@ -163,14 +144,6 @@ pub trait FileSystem: Sync {
     /// soundness.
     fn probe(&self, volume: &dyn ReadAt) -> Result<bool>;
 
-    /// The place of this family's signature in bytes, if it lies behind those of the
-    /// others and every program that makes such a file system erases the first MiB of
-    /// the volume. A sound file system of another family was then made later, and this
-    /// signature is a leftover if it lies in the other's free space.
-    fn erases_the_start(&self) -> Option<Range<u64>> {
-        None
-    }
-
     /// Reads the volume's state and its free map, once, by streaming, and fills in
     /// `findings` as far as it gets.
     ///
@@ -193,8 +166,12 @@ pub trait FileSystem: Sync {
         allow: &Allowances,
         free: &mut FreeSink<'_>,
     ) -> Result<Findings> {
-        let mut findings =
-            Findings { filesystem: self.name().into(), ..Findings::default() };
+        let mut findings = Findings {
+            filesystem: self.name().into(),
+            // Most are trusted only then.
+            at_rest: Some(true),
+            ..Findings::default()
+        };
         match self.read_free_map(volume, allow, &mut findings, free) {
             Err(error) if error.kind() == Kind::InvalidImage => {
                 findings.untrusted = Some(error.to_string());
@@ -203,6 +180,7 @@ pub trait FileSystem: Sync {
         }
         if findings.untrusted.is_some() {
             findings.free_bytes = 0;
+            findings.at_rest = None;
         }
         Ok(findings)
     }
@@ -226,8 +204,11 @@ pub struct Findings {
     /// free ones.
     pub swap_bytes: u64,
     /// Whether a sleeping system will go on with this volume, and maybe with others of
-    /// the disk: then none of them is to be believed.
+    /// the disk, or whether that could not be seen where it should show: then none of
+    /// them is to be believed.
     pub hibernated: bool,
+    /// Of a trusted volume, whether it was unmounted; `None` where nothing on it tells.
+    pub at_rest: Option<bool>,
     /// Why nothing here is free, in one sentence with what to do; `None` when the
     /// volume is trusted.
     pub untrusted: Option<String>,

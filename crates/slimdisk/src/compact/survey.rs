@@ -84,7 +84,7 @@ pub fn survey(
             Some(judged) => volumes = judged,
             None => return Ok(None),
         }
-        if options.drop_unpartitioned {
+        if options.drop_unpartitioned && !volumes.hibernated {
             judge.drop_unpartitioned(&found)?;
         }
         let end = Progress { phase: Phase::Map, done: image.len(), total: image.len() };

@@ -77,12 +77,6 @@ impl FileSystem for Btrfs {
         Ok(magic == *superblock::MAGIC)
     }
 
-    /// `mkfs.btrfs` fills the first 2 MiB with zeros, the formatter of `WinBtrfs` the
-    /// first one, and btrfs-convert all before the superblock.
-    fn erases_the_start(&self) -> Option<Range<u64>> {
-        Some(superblock::PRIMARY..superblock::PRIMARY + superblock::SIZE)
-    }
-
     fn read_free_map(
         &self,
         volume: &dyn ReadAt,
@@ -90,6 +84,8 @@ impl FileSystem for Btrfs {
         findings: &mut Findings,
         free: &mut FreeSink<'_>,
     ) -> Result<()> {
+        // Whether it was unmounted, a Btrfs does not say.
+        findings.at_rest = None;
         let superblock = Superblock::read(volume)?;
         findings.unit = superblock.sector_size.into();
         findings.length = superblock.device.total_bytes.min(volume.len());

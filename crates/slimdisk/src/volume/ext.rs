@@ -80,6 +80,7 @@ impl FileSystem for Ext {
             let journal = Journal::open(&fs, volume)?;
             journal_blocks = journal.blocks();
             if fs.needs_recovery() {
+                findings.at_rest = Some(false);
                 overlay = Overlay::new(volume, &fs, journal.replay(volume)?);
             } else if !journal.is_empty() {
                 return Err(Error::invalid(format!(

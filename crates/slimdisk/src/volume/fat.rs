@@ -59,7 +59,11 @@ impl FileSystem for Fat {
         findings.unit = fat.heap.cluster_size;
         findings.length = fat.length.min(volume.len());
         check_length(fat.length, volume)?;
-        fat.check_state()?;
+        fat.check_state().inspect_err(|_| {
+            // A sleeping Windows counts for other volumes, too.
+            findings.hibernated =
+                RootDirectory::read(volume, &fat).is_ok_and(|root| root.hibernated);
+        })?;
         fat.compare_backup(volume)?;
         fat.check_head(volume)?;
         let root = RootDirectory::read(volume, &fat)?;

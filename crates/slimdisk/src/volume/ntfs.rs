@@ -76,6 +76,8 @@ impl FileSystem for Ntfs {
         findings: &mut Findings,
         free: &mut FreeSink<'_>,
     ) -> Result<()> {
+        // Until hiberfil.sys has been looked for.
+        findings.hibernated = true;
         findings.untrusted = match examine(volume, *allow, free, findings) {
             Ok(reason) => reason,
             Err(error) if error.kind() == Kind::InvalidImage => Some(format!(
@@ -152,11 +154,11 @@ fn unfit(
         Ok((root, sleeping))
     });
     let root = match root {
-        Ok((_, Some(sleeping))) => {
-            *hibernated = true;
-            return Ok(Some(sleeping));
+        Ok((_, Some(sleeping))) => return Ok(Some(sleeping)),
+        Ok((root, None)) => {
+            *hibernated = false;
+            root
         }
-        Ok((root, None)) => root,
         // What was not closed may well look damaged: closing it comes first.
         Err(error) if error.kind() == Kind::InvalidImage && open.is_some() => {
             return Ok(open);

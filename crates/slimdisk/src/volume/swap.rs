@@ -63,6 +63,7 @@ impl FileSystem for Swap {
         findings: &mut Findings,
         free: &mut FreeSink<'_>,
     ) -> Result<()> {
+        findings.at_rest = None;
         read_pages(volume, findings)?;
         if allow.drop_swap {
             free(findings.unit..findings.length);

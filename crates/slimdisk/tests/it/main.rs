@@ -29,7 +29,6 @@ mod guests;
 mod hfsplus;
 mod io_faults;
 mod layering;
-mod leftover;
 mod lvm;
 mod modes;
 mod noise;

@@ -68,6 +68,16 @@ impl Disk {
         }
     }
 
+    /// An ext4 whose journal is to be replayed, as that of a running system.
+    fn add_running_ext4(&mut self) {
+        self.add(
+            24,
+            "mke2fs -q -F -t ext4 -J size=4 $v
+             debugfs -w -f - $v >/dev/null 2>&1 <<'END'
+write file file\nwrite old old\nrm old\nfeature needs_recovery\nEND",
+        );
+    }
+
     /// Swap whose pages were written to.
     fn add_swap(&mut self) {
         self.add(16, "mkswap -q -L pages $v");
@@ -185,6 +195,77 @@ fn stays_while_any_volume_may_be_in_use() {
 }
 
 #[test]
+fn stays_unless_a_volume_tells_of_a_shutdown() {
+    let Some(mut disk) = Disk::new("swap_untold") else { return };
+    disk.add_swap();
+    let kept = |disk: &Disk, expected: &str| {
+        let (report, volumes) = disk.compacted(&dropping());
+        assert!(report.notes[0].contains(expected), "{:?}", report.notes);
+        assert!(volumes[0] == disk.volumes[0]);
+        report
+    };
+    kept(&disk, "no volume of the disk tells");
+    disk.add_ext4(false);
+    assert_eq!(disk.compacted(&dropping()).0.notes, [""; 0]);
+    disk.add_running_ext4();
+    let report = kept(&disk, "partition 3 is not in a state");
+    // The replay of its journal is believed all the same.
+    assert_eq!(report.volumes[2].state, Trusted);
+    assert!(report.volumes[2].free_bytes.unwrap() > 0);
+}
+
+/// Where a hibernation image can hide, only what was unmounted is believed.
+#[test]
+fn who_may_be_asleep_is_not_believed() {
+    let test = "may_be_asleep";
+    if !have(test, &["mkfs.btrfs"]) {
+        return;
+    }
+    let Some(mut disk) = Disk::new(test) else { return };
+    disk.add_ext4(false);
+    disk.add_running_ext4();
+    disk.add(24, "mkfs.btrfs -q --mixed $v >/dev/null 2>&1");
+    let states = |disk: &Disk| {
+        let (report, _) = disk.compacted(&quick());
+        report.volumes.iter().map(|volume| volume.state).collect::<Vec<_>>()
+    };
+    assert_eq!(states(&disk), [Trusted; 3]);
+    let mut luks = vec![0; MIB];
+    luks[..6].copy_from_slice(b"LUKS\xBA\xBE");
+    disk.push(luks);
+    assert_eq!(states(&disk), [Trusted, Untrusted, Untrusted, Unknown]);
+    let mut options = quick();
+    options.mode = Mode::Full;
+    let (report, volumes) = disk.compacted(&options);
+    let reason = report.volumes[2].reason.as_deref().unwrap();
+    assert!(reason.contains("partition 4, which cannot be looked into"), "{reason}");
+    assert!(volumes[1..] == disk.volumes[1..]);
+}
+
+/// A living file system in what an older one calls free: written there by what skips
+/// zeros, it left the older one's start as it was.
+#[test]
+fn a_signature_in_free_space_is_one_all_the_same() {
+    let test = "living_below";
+    if !have(test, &["mkfs.btrfs", "btrfs", "mkntfs"]) {
+        return;
+    }
+    let Some(mut disk) = Disk::new(test) else { return };
+    disk.add(
+        128,
+        "mkdir d; cp file d/ 2>/dev/null || head -c 3000000 /dev/urandom >d/file
+         truncate -s 128M b; mkfs.btrfs -q --rootdir d b 2>/dev/null
+         mkntfs -q -F -Q $v 2>/dev/null
+         dd if=b of=$v bs=4K conv=sparse,notrunc status=none
+         btrfs check --readonly $v >/dev/null 2>&1",
+    );
+    let (report, volumes) = disk.compacted(&quick());
+    let reason = report.volumes[0].reason.as_deref().unwrap();
+    assert!(reason.contains("signatures of ntfs and btrfs"), "{reason}");
+    assert!(volumes == disk.volumes);
+}
+
+#[test]
 fn a_sleeping_linux_keeps_everything() {
     let Some(mut disk) = Disk::new("swap_asleep") else { return };
     disk.add_ext4(false);
@@ -193,9 +274,14 @@ fn a_sleeping_linux_keeps_everything() {
     assert_eq!(awake.volumes[0].state, Trusted);
     for mark in [&b"S1SUSPEND\0"[..], b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001"] {
         disk.volumes[1][4096 - 10..][..mark.len()].copy_from_slice(mark);
-        for options in [quick(), dropping()] {
+        let mut full = dropping();
+        full.mode = Mode::Full;
+        full.drop_unpartitioned = true;
+        for options in [quick(), dropping(), full] {
             let (report, volumes) = disk.compacted(&options);
-            assert_eq!(report.outcome, Outcome::NothingToDo, "{report:?}");
+            if options.mode == Mode::Quick {
+                assert_eq!(report.outcome, Outcome::NothingToDo, "{report:?}");
+            }
             let [ext4, swap] = &report.volumes[..] else { panic!("{report:?}") };
             assert_eq!(swap.filesystem.as_deref(), Some("Linux hibernation image"));
             assert_eq!(ext4.state, Untrusted);

@@ -53,15 +53,22 @@ pub struct Surveyed {
     pub file_system: Option<&'static dyn FileSystem>,
     /// A sleeping system will go on with it, and with others of the disk.
     pub hibernated: bool,
-    /// Whether it was left in a state that a system which was shut down leaves: known
-    /// and trusted, or nothing at all.
-    pub settled: bool,
+    /// Whether it was unmounted, as far as it tells.
+    pub at_rest: Option<bool>,
+    /// Whether it might hold anything that was not seen.
+    pub unseen: bool,
 }
 
 impl Surveyed {
     /// A volume whose map is not counted.
     fn uncounted(report: VolumeReport) -> Self {
-        Surveyed { report, file_system: None, hibernated: false, settled: false }
+        Surveyed {
+            report,
+            file_system: None,
+            hibernated: false,
+            at_rest: None,
+            unseen: true,
+        }
     }
 }
 
@@ -73,25 +80,6 @@ fn ambiguous(identity: &Identity) -> VolumeReport {
         identity.names().join(" and ")
     );
     VolumeReport { state: VolumeState::Untrusted, ..unknown(Some(reason)) }
-}
-
-/// A signature that is a leftover if all of it lies in free space.
-struct Leftover {
-    place: Range<u64>,
-    /// How many of its bytes no free range has covered yet.
-    left: u64,
-}
-
-impl Leftover {
-    fn at(place: Range<u64>) -> Self {
-        Leftover { left: place.end - place.start, place }
-    }
-
-    fn pass(&mut self, free: &Range<u64>) {
-        let (start, end) =
-            (free.start.max(self.place.start), free.end.min(self.place.end));
-        self.left -= end.saturating_sub(start).min(self.left);
-    }
 }
 
 /// The running totals of a survey.
@@ -180,16 +168,18 @@ impl Judge<'_> {
     }
 
     /// Judges a volume by what it was identified as and, if its map can be trusted,
-    /// counts what it calls free.
+    /// counts what it calls free. `suspect` is the name of a volume that may hold a
+    /// sleeping system: it takes the trust from all that need not have been unmounted.
     pub fn survey_volume(
         &mut self,
         volume: &Mapped<'_>,
         identity: &Identity,
         allow: &Allowances,
+        suspect: Option<&str>,
         hook: &mut Hook<'_>,
     ) -> Result<Surveyed> {
-        let (file_system, mut leftover) = match identity {
-            Identity::Known(file_system) => (*file_system, None),
+        let file_system = match identity {
+            Identity::Known(file_system) => *file_system,
             Identity::Foreign(name) => {
                 let reason = format!(
                     "the free space of {name} is not read; judged by zeros alone"
@@ -201,19 +191,21 @@ impl Judge<'_> {
                 let hibernated = *name == signature::HIBERNATION;
                 return Ok(Surveyed { hibernated, ..Surveyed::uncounted(report) });
             }
-            Identity::Ambiguous { foreign, .. } => match identity.elder() {
-                Some((elder, place)) => (elder, Some(Leftover::at(place))),
-                None => {
-                    let hibernated = foreign.contains(&signature::HIBERNATION);
-                    let report = ambiguous(identity);
-                    return Ok(Surveyed { hibernated, ..Surveyed::uncounted(report) });
+            Identity::Ambiguous { known, foreign } => {
+                // Whichever it is, a sleeping system counts for other volumes.
+                let mut hibernated = foreign.contains(&signature::HIBERNATION);
+                for file_system in known {
+                    let asked = file_system.survey(volume, allow, &mut |_| ());
+                    hibernated |= asked.is_ok_and(|findings| findings.hibernated);
                 }
-            },
+                let report = ambiguous(identity);
+                return Ok(Surveyed { hibernated, ..Surveyed::uncounted(report) });
+            }
             Identity::Nothing => {
                 let reason =
                     "no file system was recognised; judged by zeros alone".to_owned();
                 let report = unknown(Some(reason));
-                return Ok(Surveyed { settled: true, ..Surveyed::uncounted(report) });
+                return Ok(Surveyed { unseen: false, ..Surveyed::uncounted(report) });
             }
         };
         // The volume's own counters: they count for the disk only if it is trusted.
@@ -228,9 +220,6 @@ impl Judge<'_> {
         let own = &mut self.own;
         let found = file_system.survey(volume, allow, &mut |range| {
             let start = range.start;
-            if let Some(leftover) = &mut leftover {
-                leftover.pass(&range);
-            }
             if order.accepts(&range, volume.len()) {
                 mapping.pieces(range, &mut |piece| {
                     *reached = piece.start.max(*reached);
@@ -267,13 +256,16 @@ impl Judge<'_> {
         if findings.untrusted.is_none() {
             findings.untrusted = order.broken(&findings, volume.len());
         }
-        if leftover
-            .is_some_and(|leftover| findings.untrusted.is_some() || leftover.left > 0)
+        if findings.untrusted.is_none()
+            && findings.at_rest != Some(true)
+            && findings.swap_bytes == 0
+            && let Some(name) = suspect
         {
-            return Ok(Surveyed {
-                hibernated: findings.hibernated,
-                ..Surveyed::uncounted(ambiguous(identity))
-            });
+            findings.untrusted = Some(format!(
+                "nothing on the volume tells that it was unmounted, and {name}, which cannot \
+                 be looked into, may hold a hibernated system that goes on with it: shut that \
+                 system down fully"
+            ));
         }
         let mut report = VolumeReport {
             filesystem: Some(findings.filesystem.clone()),
@@ -284,6 +276,8 @@ impl Judge<'_> {
             report.state = VolumeState::Untrusted;
             return Ok(Surveyed {
                 hibernated: findings.hibernated,
+                at_rest: Some(false),
+                unseen: false,
                 ..Surveyed::uncounted(report)
             });
         }
@@ -291,8 +285,11 @@ impl Judge<'_> {
         report.free_bytes = Some(findings.free_bytes);
         report.used_bytes = Some(findings.length - findings.free_bytes);
         report.swap_bytes = Some(findings.swap_bytes);
-        let judged = &mut self.judged;
-        mapping.pieces(0..findings.length, &mut |piece| judged.insert(piece));
+        // Sorted first: adding to the end of a set is quick.
+        let mut judged: Vec<_> = self.judged.iter().collect();
+        mapping.pieces(0..findings.length, &mut |piece| judged.push(piece));
+        judged.sort_unstable_by_key(|range| range.start);
+        self.judged = judged.into_iter().collect();
         add(&counters, &mut self.free);
         if let (Some(own), Some(of_own)) = (&mut self.own, &of_own) {
             add(of_own, &mut own.free);
@@ -301,7 +298,8 @@ impl Judge<'_> {
             report,
             file_system: Some(file_system),
             hibernated: false,
-            settled: true,
+            at_rest: findings.at_rest,
+            unseen: false,
         })
     }
 

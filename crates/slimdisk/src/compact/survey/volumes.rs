@@ -1,9 +1,10 @@
 //! Judging the volumes of a disk: each by itself, then all of them together.
 //!
 //! What one volume says can count against the others: a sleeping system goes on with
-//! all that it had open, and swap is of use to it. So swap is given up in a second
-//! reading, when the first has shown that every volume was left as a system leaves it
-//! that was shut down.
+//! all that it had open, and swap is of use to it. Its image shows in swap and in
+//! `hiberfil.sys`; where it could hide (in a LUKS volume, say), volumes that need not
+//! have been unmounted are not believed. Swap is given up in a second reading, when the
+//! first has shown that every volume was left as a shutdown leaves it.
 
 use super::judge::{Judge, Surveyed};
 use super::places::{self, Content, Place};
@@ -16,6 +17,8 @@ use crate::volume::{Allowances, FileSystem};
 /// What came of judging all volumes.
 #[derive(Default)]
 pub struct Volumes {
+    /// A sleeping system was found, so nothing of the disk is to be believed.
+    pub hibernated: bool,
     pub reports: Vec<VolumeReport>,
     /// Whose maps were counted, and where their bytes lie.
     pub trusted: Vec<(&'static dyn FileSystem, Mapping)>,
@@ -25,13 +28,19 @@ pub struct Volumes {
     pub notes: Vec<String>,
 }
 
-/// The names of volumes that count against the others.
+/// What volumes say for or against the others; names are those of the first.
 #[derive(Default)]
-struct Against {
-    /// The first that a sleeping system will go on with.
+struct Testimony {
+    /// A sleeping system will go on with it.
     hibernated: Option<String>,
-    /// The first that is neither trusted nor without any signature.
-    unsettled: Option<String>,
+    /// It cannot be looked into: there may be a sleeping system in it.
+    unseen: Option<String>,
+    /// It was in use, or is damaged.
+    in_use: Option<String>,
+    /// At least one was unmounted, as a shutdown does.
+    at_rest: bool,
+    /// At least one need not have been.
+    untold: bool,
 }
 
 /// Judges all `places`; `None` if the hook asked to stop.
@@ -42,39 +51,53 @@ pub fn judge(
     hook: &mut Hook<'_>,
 ) -> Result<Option<Volumes>> {
     let careful = Allowances { drop_swap: false, ..*allow };
-    let Some((mut volumes, against)) = each(judge, places, careful, hook)? else {
+    let Some((mut volumes, said)) = each(judge, places, careful, None, hook)? else {
         return Ok(None);
     };
-    if let Some(name) = against.hibernated {
+    if let Some(name) = said.hibernated {
         judge.begin_again();
         volumes.distrust(&name);
-    }
-    if !allow.drop_swap {
         return Ok(Some(volumes));
     }
-    match against.unsettled {
+    let suspect = said.unseen.as_deref();
+    if suspect.is_some() && said.untold {
+        judge.begin_again();
+        match each(judge, places, careful, suspect, hook)? {
+            Some((judged, _)) => volumes = judged,
+            None => return Ok(None),
+        }
+    }
+    let has_swap = volumes.reports.iter().any(|v| v.swap_bytes.is_some_and(|n| n > 0));
+    if !allow.drop_swap || !has_swap {
+        return Ok(Some(volumes));
+    }
+    match said.in_use.or(said.unseen) {
         Some(name) => volumes.notes.push(format!(
             "swap was kept: {name} is not in a state that a shutdown leaves, or nobody can \
              tell, so a system may still need it"
         )),
-        None if volumes.reports.iter().any(|v| v.swap_bytes.is_some_and(|n| n > 0)) => {
+        None if !said.at_rest => volumes.notes.push(
+            "swap was kept: no volume of the disk tells that its system was shut down".into(),
+        ),
+        None => {
             judge.begin_again();
-            let again = each(judge, places, *allow, hook)?;
+            let again = each(judge, places, *allow, None, hook)?;
             return Ok(again.map(|(volumes, _)| volumes));
         }
-        None => {}
     }
     Ok(Some(volumes))
 }
 
+/// Judges one place after the other; `suspect` may hold a sleeping system.
 fn each(
     judge: &mut Judge<'_>,
     places: &[Place],
     allow: Allowances,
+    suspect: Option<&str>,
     hook: &mut Hook<'_>,
-) -> Result<Option<(Volumes, Against)>> {
+) -> Result<Option<(Volumes, Testimony)>> {
     let mut volumes = Volumes { allow, ..Volumes::default() };
-    let mut against = Against::default();
+    let mut said = Testimony::default();
     for place in places {
         let Place { report, mapping, space, content } = place;
         judge.reached = judge.reached.max(report.offset.min(judge.image.len()));
@@ -97,45 +120,60 @@ fn each(
                 logical.as_ref().map_err(|reason| Some(reason.clone()))
             }
         };
-        let settled = match identity {
+        match identity {
             Err(reason) => {
                 report.reason = report.reason.or(reason);
-                report.state == VolumeState::Trusted
+                if report.state != VolumeState::Trusted {
+                    said.unseen.get_or_insert(name);
+                }
             }
             Ok(identity) => {
-                let Surveyed { report: surveyed, file_system, hibernated, settled } =
-                    judge.survey_volume(&volume, identity, &allow, hook)?;
+                let surveyed =
+                    judge.survey_volume(&volume, identity, &allow, suspect, hook)?;
                 if judge.stopped {
                     return Ok(None);
                 }
-                if let Some(file_system) = file_system {
+                if let Some(file_system) = surveyed.file_system {
                     volumes.trusted.push((file_system, mapping.clone()));
                 }
-                if hibernated {
-                    against.hibernated.get_or_insert_with(|| name.clone());
-                }
+                said.hear(&name, &surveyed);
                 report = VolumeReport {
                     partition: report.partition,
                     logical_volume: report.logical_volume,
                     offset: report.offset,
                     length: report.length,
-                    ..surveyed
+                    ..surveyed.report
                 };
-                settled
             }
-        };
-        if !settled {
-            against.unsettled.get_or_insert(name);
         }
         volumes.reports.push(report);
     }
-    Ok(Some((volumes, against)))
+    Ok(Some((volumes, said)))
+}
+
+impl Testimony {
+    fn hear(&mut self, name: &str, surveyed: &Surveyed) {
+        let note = |first: &mut Option<String>, so: bool| {
+            if so {
+                first.get_or_insert_with(|| name.to_owned());
+            }
+        };
+        note(&mut self.hibernated, surveyed.hibernated);
+        note(&mut self.unseen, surveyed.unseen);
+        note(&mut self.in_use, surveyed.at_rest == Some(false));
+        let counted = surveyed.file_system.is_some();
+        let is_swap = surveyed.report.free_bytes == Some(0)
+            && surveyed.report.swap_bytes.is_some_and(|n| n > 0);
+        self.at_rest |= counted && surveyed.at_rest == Some(true);
+        self.untold |= counted && surveyed.at_rest != Some(true) && !is_swap;
+    }
 }
 
 impl Volumes {
     /// Takes back the trust in all whose maps were counted, for the sake of a sleeping
     /// system that was found in volume `name`.
     fn distrust(&mut self, name: &str) {
+        self.hibernated = true;
         self.trusted.clear();
         let counted = self.reports.iter_mut().filter(|report| {
             report.state == VolumeState::Trusted && report.free_bytes.is_some()
@@ -144,8 +182,8 @@ impl Volumes {
             *report = VolumeReport {
                 state: VolumeState::Untrusted,
                 reason: Some(format!(
-                    "{name} holds a hibernated system, which will go on with this volume: \
-                     start that system and shut it down fully"
+                    "{name} holds a hibernated system, or may, which will go on with this \
+                     volume: start that system and shut it down fully"
                 )),
                 used_bytes: None,
                 free_bytes: None,

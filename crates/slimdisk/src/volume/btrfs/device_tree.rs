@@ -20,7 +20,7 @@ const PERSISTENT_ITEM: u8 = 249;
 const DEV_REPLACE: u8 = 250;
 
 /// States of a replacement that is not under way: never started, finished, cancelled.
-const REPLACE_AT_REST: [u64; 3] = [0, 2, 4];
+const REPLACE_AT_REST: [u64; 3] = [0, 2, 3];
 
 /// One copy of a chunk.
 pub(super) struct Stripe {

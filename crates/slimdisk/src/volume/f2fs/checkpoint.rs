@@ -190,6 +190,15 @@ impl Checkpoint {
             (BITMAPS, BITMAPS + sit_size)
         };
         let checksum = raw.checksum_offset.get() as usize;
+        // Before Linux 5.2 the two features had no room for each other's place.
+        let expected =
+            if flags & flag::LARGE_NAT_BITMAP != 0 { BITMAPS } else { LAST_CHECKSUM };
+        if checksum != expected {
+            return Err(damaged(
+                "has its checksum in another place than the layout of its version bitmaps \
+                 asks for",
+            ));
+        }
         let bitmap = |at: usize, size: usize| {
             // The checksum lies before the bitmaps, or at the end of its block.
             let free = at + size <= checksum || at >= checksum + 4;

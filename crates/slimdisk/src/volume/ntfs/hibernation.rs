@@ -6,7 +6,7 @@ use super::file::{Content, File};
 use super::index;
 use super::layout::{ATTRIBUTE_COMPRESSED, ATTRIBUTE_ENCRYPTED, DATA};
 use super::mft::Mft;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The part of the file that Windows itself needs; less means that it belongs to
 /// a system on another volume.
@@ -17,6 +17,10 @@ const HEADER: u64 = 4096;
 pub(super) fn sleeping(mft: &Mft<'_>, root: &File) -> Result<Option<String>> {
     let entries =
         index::search(mft.disk, root, &|name| index::compare(name, "HIBERFIL.SYS"))?;
+    // Two of them differ in case; more than that is damage, and costs time.
+    if entries.len() > 2 {
+        return Err(Error::invalid("the root directory has hiberfil.sys several times"));
+    }
     for entry in entries {
         let file = mft.file(entry.file)?;
         let mut head = [0; 4];

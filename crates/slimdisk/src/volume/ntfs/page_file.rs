@@ -11,7 +11,9 @@ use std::ops::Range;
 
 use super::file::{Content, File, MAX_RUNS};
 use super::index;
-use super::layout::{ATTRIBUTE_COMPRESSED, ATTRIBUTE_ENCRYPTED, ATTRIBUTE_SPARSE, DATA};
+use super::layout::{
+    ATTRIBUTE_COMPRESSED, ATTRIBUTE_ENCRYPTED, ATTRIBUTE_SPARSE, DATA, FILE_NAME,
+};
 use super::mft::Mft;
 use crate::error::{Error, Result};
 
@@ -19,6 +21,9 @@ const NAMES: [&str; 2] = ["PAGEFILE.SYS", "SWAPFILE.SYS"];
 
 /// What a dump in the page file begins with ("PAGEDUMP", "PAGEDU64").
 const DUMP: &[u8; 6] = b"PAGEDU";
+
+/// `$REPARSE_POINT`.
+const REPARSE_POINT: u32 = 0xC0;
 
 /// The clusters of the page files.
 #[derive(Default)]
@@ -37,7 +42,8 @@ impl PageFiles {
         for wanted in NAMES {
             let entries =
                 index::search(mft.disk, root, &|name| index::compare(name, wanted))?;
-            for entry in entries {
+            // Names that differ in case alone are none that Windows wrote.
+            if let [entry] = entries.as_slice() {
                 let file = mft.file(entry.file)?;
                 found.add(mft, &file)?;
             }
@@ -57,8 +63,10 @@ impl PageFiles {
 
     fn add(&mut self, mft: &Mft<'_>, file: &File) -> Result<()> {
         const ODD: u16 = ATTRIBUTE_COMPRESSED | ATTRIBUTE_ENCRYPTED | ATTRIBUTE_SPARSE;
-        // A hard link would be found under both names.
-        if self.files.contains(&file.number) {
+        // With another name it may be anything.
+        let names = file.streams.iter().filter(|stream| stream.kind == FILE_NAME).count();
+        let odd = file.streams.iter().any(|stream| stream.kind == REPARSE_POINT);
+        if names != 1 || odd || self.files.contains(&file.number) {
             return Ok(());
         }
         let Some(data) = file.stream(DATA, b"").filter(|data| data.flags & ODD == 0)

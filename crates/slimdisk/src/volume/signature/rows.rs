@@ -206,6 +206,17 @@ pub(super) static ROWS: &[Row] = &[
             tail(512, 512, 0, b"PRIVHEAD"),
         ],
     ),
+    // blkid bsd.c, sun.c (of x86, where the label is in sector 1), kernel
+    // `affs_hardblocks.h`: disks within a partition.
+    row(
+        "BSD disklabel",
+        &[mark(512, 0, b"\x57\x45\x56\x82"), mark(0, 64, b"\x57\x45\x56\x82")],
+    ),
+    row("Solaris disk label", &[mark(512, 12, b"\xEE\xDE\x0D\x60")]),
+    row(
+        "Amiga disk",
+        &[mark(0, 0, b"RDSK"), mark(512, 0, b"RDSK"), mark(1024, 0, b"RDSK")],
+    ),
     // libfvde: the physical volume header, version 1.
     row_if("Apple CoreStorage", &[mark(0, 88, b"CS")], |s| {
         s.le16(8) == 1 && s.le32(90) == 1

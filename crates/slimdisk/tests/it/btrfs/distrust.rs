@@ -424,7 +424,7 @@ const TREES: &[(Spoil, &str)] = &[
     (|b| rekey(b, DEVICES, 249, |k| k.1 = 248), "device tree has an item of an unknown"),
     (|b| set_root(b, DEVICES, 96, 4, 0), "give the device to different chunks"),
     (|b| replacement(b, 1), "the device of the volume is being replaced"),
-    (|b| replacement(b, 3), "the device of the volume is being replaced"),
+    (|b| replacement(b, 4), "the device of the volume is being replaced"),
     (|b| replacement(b, 9), "the device of the volume is being replaced"),
     // The root tree.
     (|b| remove(b, ROOTS, |k| k == (2, 132, 0)), "the extent tree is missing"),

@@ -295,6 +295,8 @@ const REASONS: &[(Spoil, &str)] = &[
     (|b| sb(b, 1664, &[100]), "gives its summaries an impossible place"),
     (|b| cp(b, 156, &[65]), "version bitmaps of an impossible size"),
     (|b| cp(b, 160, &[65]), "version bitmaps of an impossible size"),
+    // The layout of large NAT bitmaps before Linux 5.2.
+    (|b| flags(b, 0x400, 0), "has its checksum in another place"),
     // Journals.
     (
         |b| {

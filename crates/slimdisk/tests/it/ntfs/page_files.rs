@@ -140,6 +140,12 @@ fn what_only_looks_like_one_stays() {
         swap(&volume.changed(|dir| fs::create_dir(dir.join("pagefile.sys")).unwrap())),
         0
     );
+    // Another name for what is somebody's.
+    let linked = volume.changed(|dir| {
+        fs::write(dir.join("important"), [5; 100_000]).unwrap();
+        fs::hard_link(dir.join("important"), dir.join("pagefile.sys")).unwrap();
+    });
+    assert_eq!(swap(&linked), 0);
     let number = volume.layout.number(&sound, "pagefile.sys");
     let data = volume.layout.attribute(&sound, number, super::untrusted::DATA);
     for (at, flags) in [(12, 1), (13, 0x40), (13, 0x80)] {
