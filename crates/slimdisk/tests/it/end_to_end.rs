@@ -31,6 +31,20 @@ pub fn plan(path: &Path, options: &Options) -> Report {
     compact::plan_disk(path, options, &mut |_| ControlFlow::Continue(()))
 }
 
+/// The bytes of a bare disk after it was compacted as a VHD, which won something.
+pub fn compacted_bare(scratch: &Scratch, disk: &[u8]) -> Vec<u8> {
+    let (path, raw) = (scratch.path("bare.vhd"), scratch.path("bare.raw"));
+    fs::write(&path, Shape::of_disk(disk, 2 * MIB, true, *b"win ")).unwrap();
+    let report = compact(&path, &quick());
+    assert_eq!(report.error, None);
+    assert_eq!(report.outcome, Outcome::Compacted, "{report:?}");
+    sh(&format!("qemu-img convert -f vpc -O raw {} {}", path.display(), raw.display()));
+    let mut bytes = fs::read(raw).unwrap();
+    bytes.truncate(disk.len());
+    assert!(bytes != disk, "nothing of it was free");
+    bytes
+}
+
 /// Files of all sizes in a few folders.
 fn make_files(dir: &Path) -> Vec<String> {
     let mut noise = Noise::new(17);

@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use slimdisk::storage::{HostFile, Meter, ReadAt};
 use slimdisk::volume::Findings;
 
-use crate::free_map::{ddrescue_free, make_tree, push, scribble_file, survey_as};
+use crate::end_to_end::compacted_bare;
+use crate::free_map::{
+    ddrescue_free, make_tree, push, scribble, scribble_file, survey_as,
+};
 use crate::support::{Scratch, have, sh};
 
 const TOOLS: &[&str] =
@@ -218,6 +221,25 @@ fn every_layout_has_the_map_of_its_judges_and_survives_noise() {
         assert_eq!(free, dumped_free(&image, &scratch));
         assert_eq!(free, partclone_free(&image));
     }
+}
+
+#[test]
+fn files_are_the_same_after_compacting() {
+    let test = "files_of_an_f2fs_are_the_same_after_compacting";
+    if !have(test, TOOLS) || !have(test, &["qemu-img"]) {
+        return;
+    }
+    let scratch = Scratch::new(test);
+    let mut bytes = make_sound(&scratch);
+    let (_, free) = survey(&bytes);
+    scribble(&mut bytes, &free);
+    let image = scratch.path("compacted");
+    fs::write(&image, &bytes).unwrap();
+    let before = files(&image, &scratch);
+    assert!(before.len() > 10, "{}", before.len());
+    fs::write(&image, compacted_bare(&scratch, &bytes)).unwrap();
+    check(&image);
+    assert!(files(&image, &scratch) == before, "a file has changed");
 }
 
 /// A volume with files in it.

@@ -12,6 +12,7 @@ use slimdisk::storage::{Meter, ReadAt, Section};
 use slimdisk::volume::Findings;
 
 use self::maker::{Made, PLAIN, Recipe};
+use crate::end_to_end::compacted_bare;
 use crate::free_map::{ddrescue_free, push, scribble, survey_as};
 use crate::support::{Scratch, have, sh};
 
@@ -124,15 +125,36 @@ fn every_layout_has_the_map_of_its_judges_and_survives_noise() {
 
         scribble(&mut made.bytes, &free);
         fs::write(&image, &made.bytes).unwrap();
-        let mut compared = 0;
-        for (name, inode) in listed(&image) {
-            if let Some(expected) = made.files.get(&name) {
-                assert!(content(&image, &inode) == *expected, "{name}");
-                compared += 1;
-            }
-        }
-        assert_eq!(compared, made.files.len(), "{name}");
+        compare_files(&made, &image);
     }
+}
+
+/// Compares every file with what the sleuthkit reads.
+fn compare_files(made: &Made, image: &Path) {
+    let mut compared = 0;
+    for (name, inode) in listed(image) {
+        if let Some(expected) = made.files.get(&name) {
+            assert!(content(image, &inode) == *expected, "{name}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, made.files.len());
+}
+
+#[test]
+fn files_are_the_same_after_compacting() {
+    let test = "files_of_an_hfsplus_are_the_same_after_compacting";
+    if !have(test, TOOLS) || !have(test, &["qemu-img"]) {
+        return;
+    }
+    let scratch = Scratch::new(test);
+    let image = scratch.path("v");
+    let mut made = Recipe { blocks: 5000, journal: Some('b'), ..PLAIN }.make();
+    let free = made_free(&made);
+    scribble(&mut made.bytes, &free);
+    fs::write(&image, compacted_bare(&scratch, &made.bytes)).unwrap();
+    sh(&format!("fsstat -f hfs {} >/dev/null", image.display()));
+    compare_files(&made, &image);
 }
 
 /// xorriso makes a full volume, which is never written: there is hardly anything free,
