@@ -336,4 +336,16 @@ fn a_sleeping_windows_keeps_everything() {
         assert_eq!(data.state, Untrusted);
         assert!(data.reason.as_deref().unwrap().starts_with("partition 1 holds"));
     }
+    // Also while it is not clear what the volume is, or where it ends.
+    let asleep = disk.volumes[0].clone();
+    let len = asleep.len();
+    disk.volumes[0][len - 8192..][..4].copy_from_slice(b"\xFC\x4E\x2B\xA9");
+    let (report, _) = disk.compacted(&quick());
+    assert!(report.volumes[0].reason.as_deref().unwrap().starts_with("signatures of"));
+    assert_eq!(report.volumes[1].state, Untrusted);
+    disk.volumes[0] = asleep;
+    disk.volumes[0].truncate(len - MIB);
+    let (report, _) = disk.compacted(&quick());
+    assert!(report.volumes[0].reason.as_deref().unwrap().contains("truncated"));
+    assert_eq!(report.volumes[1].state, Untrusted);
 }

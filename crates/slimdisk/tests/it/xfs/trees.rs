@@ -69,7 +69,8 @@ fn tall_trees_are_read_and_survive_noise() {
         let (found, free) = survey(&volume);
         assert_eq!(found.untrusted, None, "{options}");
         assert_eq!(free, xfs_db_free(&image), "{options}");
-        assert!(free.len() > blocks / 2 - 10, "{options}: {}", free.len());
+        // How many neighbours have merged is up to the kernel.
+        assert!(free.len() > blocks / 3, "{options}: {}", free.len());
 
         let noisy = noisy_copy(&image, &free);
         let compare = format!("cmp {}/content $m/comb", scratch.dir().display());
