@@ -26,11 +26,17 @@ fn dropping() -> Options {
 struct Disk {
     scratch: Scratch,
     volumes: Vec<Vec<u8>>,
+    /// The number of a volume that is a part of a dynamic disk, by the table.
+    dynamic: Option<usize>,
 }
 
 impl Disk {
     fn new(test: &str) -> Option<Disk> {
-        have(test, TOOLS).then(|| Disk { scratch: Scratch::new(test), volumes: vec![] })
+        have(test, TOOLS).then(|| Disk {
+            scratch: Scratch::new(test),
+            volumes: vec![],
+            dynamic: None,
+        })
     }
 
     /// Makes a volume in `$v` and adds it.
@@ -90,10 +96,12 @@ write file file\nwrite old old\nrm old\nfeature needs_recovery\nEND",
         let path = self.scratch.path("disk");
         let mut disk = vec![0; MIB];
         let mut table = String::new();
-        for volume in &self.volumes {
-            table += &format!("{},{},83\n", disk.len() / 512, volume.len() / 512);
+        for (number, volume) in self.volumes.iter().enumerate() {
+            let kind = if self.dynamic == Some(number) { "42" } else { "83" };
+            table += &format!("{},{},{kind}\n", disk.len() / 512, volume.len() / 512);
             disk.extend_from_slice(volume);
         }
+        disk.extend_from_slice(&Noise::new(6).bytes(5 * MIB));
         disk.resize(disk.len() + 4 * MIB, 0);
         fs::write(&path, &disk).unwrap();
         sh(&format!("printf '{table}' | sfdisk -q {}", path.display()));
@@ -234,6 +242,12 @@ fn who_may_be_asleep_is_not_believed() {
     luks[..6].copy_from_slice(b"LUKS\xBA\xBE");
     disk.push(luks);
     assert_eq!(states(&disk), [Trusted, Untrusted, Untrusted, Unknown]);
+    // What is not even looked at.
+    let luks = std::mem::replace(&mut disk.volumes[3], vec![0; MIB]);
+    assert_eq!(states(&disk), [Trusted, Trusted, Trusted, Unknown]);
+    disk.dynamic = Some(3);
+    assert_eq!(states(&disk), [Trusted, Untrusted, Untrusted, Unknown]);
+    (disk.dynamic, disk.volumes[3]) = (None, luks);
     let mut options = quick();
     options.mode = Mode::Full;
     let (report, volumes) = disk.compacted(&options);
@@ -276,8 +290,9 @@ fn a_sleeping_linux_keeps_everything() {
         disk.volumes[1][4096 - 10..][..mark.len()].copy_from_slice(mark);
         let mut full = dropping();
         full.mode = Mode::Full;
-        full.drop_unpartitioned = true;
-        for options in [quick(), dropping(), full] {
+        let mut outside = quick();
+        outside.drop_unpartitioned = true;
+        for options in [quick(), dropping(), outside, full] {
             let (report, volumes) = disk.compacted(&options);
             if options.mode == Mode::Quick {
                 assert_eq!(report.outcome, Outcome::NothingToDo, "{report:?}");
