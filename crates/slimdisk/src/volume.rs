@@ -17,6 +17,7 @@ mod exfat;
 mod ext;
 mod f2fs;
 mod fat;
+mod feature;
 mod hfsplus;
 mod ntfs;
 pub mod signature;

@@ -6,6 +6,7 @@
 use super::RUN_CHECK;
 use super::on_disk::RawSuperblock;
 use crate::error::{Error, Result};
+use crate::volume::feature::{self, Feature};
 
 /// Incompatible features.
 pub(super) mod incompat {
@@ -25,11 +26,7 @@ pub(super) mod compat_ro {
 /// that only nodes use.
 const HARMLESS: u64 = 0x3;
 
-/// A bit, its name, and whether the trees of a file system that has it mean what
-/// this reader takes them to mean.
-type Row = (u64, &'static str, bool);
-
-const INCOMPAT: &[Row] = &[
+const INCOMPAT: &[Feature<u64>] = &[
     (0x1, "mixed-backref", true),
     (0x2, "default-subvol", true),
     (0x4, "mixed-bg", true),
@@ -50,7 +47,7 @@ const INCOMPAT: &[Row] = &[
     (0x2_0000, "remap-tree", false),
 ];
 
-const COMPAT_RO: &[Row] = &[
+const COMPAT_RO: &[Feature<u64>] = &[
     (0x1, "free-space-tree", true),
     (0x2, "free-space-tree-valid", true),
     (0x4, "verity", true),
@@ -109,29 +106,10 @@ impl Features {
     /// Fails with the name, or the number, of a feature that is not understood, and
     /// with the state that a flag tells of.
     pub(super) fn check(self) -> Result<()> {
-        for (set, bits, rows) in [
-            ("incompat", self.incompat, INCOMPAT),
-            ("compat_ro", self.compat_ro, COMPAT_RO),
-            ("compat", self.compat, &[]),
-        ] {
-            for bit in bits_of(bits) {
-                match rows.iter().find(|(known, ..)| *known == bit) {
-                    Some((_, _, true)) => {}
-                    Some((_, name, false)) => {
-                        return Err(Error::invalid(format!(
-                            "the file system has the feature {name}, which is not supported"
-                        )));
-                    }
-                    None => {
-                        return Err(Error::invalid(format!(
-                            "the file system has an unknown feature ({set} {bit:#x}): \
-                             a newer version of this program may know it"
-                        )));
-                    }
-                }
-            }
-        }
-        if let Some(bit) = bits_of(self.flags & !HARMLESS).next() {
+        feature::check("incompat", self.incompat, INCOMPAT)?;
+        feature::check("compat_ro", self.compat_ro, COMPAT_RO)?;
+        feature::check("compat", self.compat, &[])?;
+        if let Some(bit) = feature::bits_of(self.flags & !HARMLESS).next() {
             return Err(Error::invalid(
                 match FLAGS.iter().find(|(known, ..)| *known == bit) {
                     Some((_, what, remedy)) => format!("{what}: {remedy}"),
@@ -144,8 +122,4 @@ impl Features {
         }
         Ok(())
     }
-}
-
-fn bits_of(bits: u64) -> impl Iterator<Item = u64> {
-    (0..64).map(|shift| 1 << shift).filter(move |bit| bits & bit != 0)
 }

@@ -4,7 +4,8 @@
 //! feature names of `ext4(5)`.
 
 use super::on_disk::RawSuperblock;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::volume::feature::{self, Feature};
 
 /// Compatible features.
 pub(super) mod compat {
@@ -34,11 +35,7 @@ pub(super) mod ro_compat {
     pub const ORPHAN_PRESENT: u32 = 0x1_0000;
 }
 
-/// One feature: its bit, its name, and whether the block bitmaps of a file
-/// system that has it mean what this reader takes them to mean.
-type Row = (u32, &'static str, bool);
-
-const COMPAT: &[Row] = &[
+const COMPAT: &[Feature<u32>] = &[
     (0x1, "dir_prealloc", true),
     (0x2, "imagic_inodes", true),
     (0x4, "has_journal", true),
@@ -54,7 +51,7 @@ const COMPAT: &[Row] = &[
     (0x1000, "orphan_file", true),
 ];
 
-const INCOMPAT: &[Row] = &[
+const INCOMPAT: &[Feature<u32>] = &[
     (0x1, "compression", false),
     (0x2, "filetype", true),
     (0x4, "needs_recovery", true),
@@ -73,7 +70,7 @@ const INCOMPAT: &[Row] = &[
     (0x2_0000, "casefold", true),
 ];
 
-const RO_COMPAT: &[Row] = &[
+const RO_COMPAT: &[Feature<u32>] = &[
     (0x1, "sparse_super", true),
     (0x2, "large_file", true),
     (0x4, "btree_dir", true),
@@ -144,28 +141,8 @@ impl Features {
 
     /// Fails with the name, or the number, of a feature that is not understood.
     pub(super) fn check(self) -> Result<()> {
-        for (set, bits, rows) in [
-            ("incompat", self.incompat, INCOMPAT),
-            ("ro_compat", self.ro_compat, RO_COMPAT),
-            ("compat", self.compat, COMPAT),
-        ] {
-            for bit in (0..32).map(|shift| 1 << shift).filter(|bit| bits & bit != 0) {
-                match rows.iter().find(|(known, ..)| *known == bit) {
-                    Some((_, _, true)) => {}
-                    Some((_, name, false)) => {
-                        return Err(Error::invalid(format!(
-                            "the file system has the feature {name}, which is not supported"
-                        )));
-                    }
-                    None => {
-                        return Err(Error::invalid(format!(
-                            "the file system has an unknown feature ({set} {bit:#x}): \
-                             a newer version of this program may know it"
-                        )));
-                    }
-                }
-            }
-        }
-        Ok(())
+        feature::check("incompat", self.incompat, INCOMPAT)?;
+        feature::check("ro_compat", self.ro_compat, RO_COMPAT)?;
+        feature::check("compat", self.compat, COMPAT)
     }
 }

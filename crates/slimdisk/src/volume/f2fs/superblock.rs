@@ -9,6 +9,7 @@ use super::on_disk::RawSuperblock;
 use super::{BLOCK, RUN_FSCK, SEGMENT, crc32};
 use crate::error::{Error, Result};
 use crate::storage::{ReadAt, read_struct};
+use crate::volume::feature::{self, Feature};
 
 pub(super) const MAGIC: u32 = 0xF2F5_2010;
 /// The two superblocks.
@@ -18,11 +19,7 @@ const SB_CHKSUM: u32 = 0x800;
 /// Where the checksum lies in the superblock: at its end.
 const CHECKSUM_AT: usize = size_of::<RawSuperblock>() - 4;
 
-/// One feature: its bit, its name, and whether the segment information table of a
-/// file system that has it means what this reader takes it to mean.
-type Row = (u32, &'static str, bool);
-
-const FEATURES: &[Row] = &[
+const FEATURES: &[Feature<u32>] = &[
     (0x1, "encrypt", true),
     // Blocks of a zone are written in order and its write pointer counts.
     (0x2, "blkzoned", false),
@@ -186,23 +183,7 @@ impl Superblock {
                  zeros can be given up",
             ));
         }
-        let set = |bit: &u32| self.features & bit != 0;
-        for bit in (0..32).map(|shift| 1 << shift).filter(set) {
-            match FEATURES.iter().find(|(known, ..)| *known == bit) {
-                Some((_, _, true)) => {}
-                Some((_, name, false)) => {
-                    return Err(Error::invalid(format!(
-                        "the file system has the feature {name}, which is not supported"
-                    )));
-                }
-                None => {
-                    return Err(Error::invalid(format!(
-                        "the file system has an unknown feature ({bit:#x}): a newer \
-                         version of this program may know it"
-                    )));
-                }
-            }
-        }
+        feature::check("", self.features, FEATURES)?;
         if self.errors {
             return Err(Error::invalid(format!(
                 "the superblock says that the kernel found damage: {RUN_FSCK}"

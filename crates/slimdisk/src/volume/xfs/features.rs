@@ -6,6 +6,7 @@
 use super::on_disk::RawSuperblock;
 use super::{REMOUNT, REPAIR};
 use crate::error::{Error, Result};
+use crate::volume::feature::{self, Feature};
 
 /// Bits of `sb_versionnum` above the number itself.
 mod version {
@@ -26,23 +27,18 @@ const REFLINK: u32 = 0x4;
 const META_UUID: u32 = 0x4;
 const NEEDS_REPAIR: u32 = 0x10;
 
-/// One feature: its bit, its name, and whether the free space of a file system that
-/// has it is what this reader takes it to be.
-///
-/// Exchange-range changes what the log may hold, and a log that holds anything is
-/// not trusted; parent pointers are extended attributes. Neither touches an
-/// allocation group. With metadata directories (and zones, which need them) the
-/// superblock has more fields and the disk may hold a realtime section.
-type Row = (u32, &'static str, bool);
-
-const RO_COMPAT: &[Row] = &[
+const RO_COMPAT: &[Feature<u32>] = &[
     (FINOBT, "finobt", true),
     (RMAPBT, "rmapbt", true),
     (REFLINK, "reflink", true),
     (0x8, "inobtcount", true),
 ];
 
-const INCOMPAT: &[Row] = &[
+/// Exchange-range changes what the log may hold, and a log that holds anything is
+/// not trusted; parent pointers are extended attributes. Neither touches an
+/// allocation group. With metadata directories (and zones, which need them) the
+/// superblock has more fields and the disk may hold a realtime section.
+const INCOMPAT: &[Feature<u32>] = &[
     (0x1, "ftype", true),
     (0x2, "sparse", true),
     (META_UUID, "metauuid", true),
@@ -84,16 +80,16 @@ impl Features {
             }
         }
         if flags & version::DIRECTORY_V2 == 0 {
-            return unsupported("version 1 directories");
+            return feature::unsupported("version 1 directories");
         }
         if flags & version::SHARED != 0 {
-            return unsupported("shared");
+            return feature::unsupported("shared");
         }
         // Some machines kept the flags four bytes further on; the kernel joins both.
         let more = flags & version::MORE_BITS != 0;
         let features2 =
             if more { raw.features2.get() | raw.bad_features2.get() } else { 0 };
-        known("features2", features2 & !KNOWN_FEATURES2, &[])?;
+        feature::check("features2", features2 & !KNOWN_FEATURES2, &[])?;
         Ok(Features {
             v5: false,
             log_v2: flags & version::LOG_V2 != 0,
@@ -107,7 +103,7 @@ impl Features {
 
     fn of_v5(raw: &RawSuperblock) -> Result<Self> {
         if raw.version.get() & version::SHARED != 0 {
-            return unsupported("shared");
+            return feature::unsupported("shared");
         }
         let (ro_compat, incompat) = (raw.ro_compat.get(), raw.incompat.get());
         if incompat & NEEDS_REPAIR != 0 {
@@ -115,9 +111,9 @@ impl Features {
                 "the file system is marked as needing repair: {REPAIR}"
             )));
         }
-        known("incompat", incompat, INCOMPAT)?;
-        known("ro_compat", ro_compat, RO_COMPAT)?;
-        known("compat", raw.compat.get(), &[])?;
+        feature::check("incompat", incompat, INCOMPAT)?;
+        feature::check("ro_compat", ro_compat, RO_COMPAT)?;
+        feature::check("compat", raw.compat.get(), &[])?;
         // They say what the log holds, and a clean unmount clears them.
         let log = raw.log_incompat.get();
         if log != 0 {
@@ -136,27 +132,4 @@ impl Features {
             reflink: ro_compat & REFLINK != 0,
         })
     }
-}
-
-fn unsupported<T>(name: &str) -> Result<T> {
-    Err(Error::invalid(format!(
-        "the file system has the feature {name}, which is not supported"
-    )))
-}
-
-/// Fails with the name, or the number, of a bit that is not understood.
-fn known(set: &str, bits: u32, rows: &[Row]) -> Result<()> {
-    for bit in (0..32).map(|shift| 1 << shift).filter(|bit| bits & bit != 0) {
-        match rows.iter().find(|(known, ..)| *known == bit) {
-            Some((_, _, true)) => {}
-            Some((_, name, false)) => return unsupported(name),
-            None => {
-                return Err(Error::invalid(format!(
-                    "the file system has an unknown feature ({set} {bit:#x}): a newer \
-                     version of this program may know it"
-                )));
-            }
-        }
-    }
-    Ok(())
 }
