@@ -162,10 +162,10 @@ impl Testimony {
         note(&mut self.unseen, surveyed.unseen);
         note(&mut self.in_use, surveyed.at_rest == Some(false));
         let counted = surveyed.file_system.is_some();
-        let is_swap = surveyed.report.free_bytes == Some(0)
-            && surveyed.report.swap_bytes.is_some_and(|n| n > 0);
         self.at_rest |= counted && surveyed.at_rest == Some(true);
-        self.untold |= counted && surveyed.at_rest != Some(true) && !is_swap;
+        self.untold |= counted
+            && surveyed.at_rest != Some(true)
+            && surveyed.report.swap_bytes == Some(0);
     }
 }
 
