@@ -47,12 +47,18 @@ impl ExitCode {
 impl From<Kind> for ExitCode {
     fn from(kind: Kind) -> Self {
         match kind {
-            Kind::InvalidArgument => ExitCode::Usage,
+            Kind::InvalidArgument
+            | Kind::AlreadyExists
+            | Kind::InvalidName
+            | Kind::BadPath
+            | Kind::PathTooLong
+            | Kind::DiskTooLarge
+            | Kind::DiskTooSmall => ExitCode::Usage,
             Kind::InvalidImage => ExitCode::InvalidImage,
             Kind::WrongImageType => ExitCode::WrongImageType,
             Kind::NotFound | Kind::PathNotFound => ExitCode::NotFound,
             Kind::AccessDenied | Kind::ReadOnly => ExitCode::AccessDenied,
-            Kind::DiskFull => ExitCode::DiskFull,
+            Kind::DiskFull | Kind::FileTooLarge => ExitCode::DiskFull,
             Kind::ParentNotFound | Kind::ParentMismatch => ExitCode::Parent,
             Kind::ShuttingDown => ExitCode::ShuttingDown,
             Kind::InUse => ExitCode::InUse,
@@ -117,6 +123,12 @@ mod tests {
             (Kind::Unexpected, 1),
             (Kind::Io, 1),
             (Kind::InvalidArgument, 2),
+            (Kind::AlreadyExists, 2),
+            (Kind::InvalidName, 2),
+            (Kind::BadPath, 2),
+            (Kind::PathTooLong, 2),
+            (Kind::DiskTooLarge, 2),
+            (Kind::DiskTooSmall, 2),
             (Kind::InvalidImage, 3),
             (Kind::WrongImageType, 4),
             (Kind::NotFound, 5),
@@ -124,6 +136,7 @@ mod tests {
             (Kind::AccessDenied, 6),
             (Kind::ReadOnly, 6),
             (Kind::DiskFull, 7),
+            (Kind::FileTooLarge, 7),
             (Kind::ParentNotFound, 8),
             (Kind::ParentMismatch, 8),
             (Kind::ShuttingDown, 9),

@@ -248,6 +248,8 @@ fn words(phase: Phase) -> &'static str {
         Phase::Relocate => "moving blocks",
         Phase::Truncate => "cutting the file",
         Phase::VerifyAfter => "verifying",
+        Phase::Copy => "writing the new image",
+        Phase::Merge => "merging into the parent",
         _ => "working",
     }
 }

@@ -14,7 +14,6 @@ pub mod survey;
 mod verify;
 mod zeros;
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,6 +25,7 @@ pub use self::survey::{Survey, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::image::parent::{self, Chain, Children, Parent, ParentLookup};
 use crate::image::{self, Facts, Image, Layout};
+pub use crate::progress::{Hook, Phase, Progress};
 use crate::storage::{HostFile, Meter, Storage};
 use crate::volume::Allowances;
 
@@ -53,42 +53,6 @@ pub struct Options {
     /// their parent, for they may read what its own volumes call free.
     pub preserve: bool,
 }
-
-/// The steps of a compaction, in the order they come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Phase {
-    /// Reading the volumes' free maps.
-    Map,
-    /// Looking for zeros.
-    Search,
-    /// Hashing the live guest bytes before the run.
-    VerifyBefore,
-    /// Giving blocks up.
-    Release,
-    /// Moving blocks.
-    Relocate,
-    /// Cutting the file.
-    Truncate,
-    /// Hashing the live guest bytes after the run.
-    VerifyAfter,
-}
-
-/// How far a phase has come, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// The phase.
-    pub phase: Phase,
-    /// Bytes done; never goes back within a phase.
-    pub done: u64,
-    /// Bytes to do in this phase.
-    pub total: u64,
-}
-
-/// Called between steps, on the calling thread; `Break` asks to stop at the next
-/// sound point.
-pub type Hook<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
 
 /// What [`examine`] found: all that `info` and `map` show.
 #[derive(Debug, Clone)]

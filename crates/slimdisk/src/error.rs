@@ -34,6 +34,20 @@ pub enum Kind {
     NotFound,
     /// There is no such folder.
     PathNotFound,
+    /// There is such a file already, and it is not to be replaced.
+    AlreadyExists,
+    /// A name with a character that no file may have everywhere.
+    InvalidName,
+    /// A path that is empty, or relative where an absolute one is needed.
+    BadPath,
+    /// A path of more characters than a file may have everywhere.
+    PathTooLong,
+    /// A disk larger than its format allows.
+    DiskTooLarge,
+    /// A disk smaller than its format allows.
+    DiskTooSmall,
+    /// A file larger than the host's file system allows.
+    FileTooLarge,
     /// The operating system does not let this user do it.
     AccessDenied,
     /// The file, or the medium it lies on, is read-only.
@@ -64,6 +78,13 @@ impl Kind {
             Kind::WrongImageType => 0xA004_067B,        // VM_E_WRONG_HD_IMAGE_TYPE
             Kind::NotFound => 0x8007_0002,              // E_FILE_NOT_FOUND
             Kind::PathNotFound => 0x8007_0003,          // E_PATH_NOT_FOUND
+            Kind::AlreadyExists => 0x8007_00B7,         // E_ALREADY_EXISTS
+            Kind::InvalidName => 0x8007_007B,           // E_INVALID_NAME
+            Kind::BadPath => 0x8007_00A1,               // E_BAD_PATHNAME
+            Kind::PathTooLong => 0x8007_006F,           // E_BUFFER_OVERFLOW
+            Kind::DiskTooLarge => 0xA004_0683,          // VM_E_IMAGE_SIZE_TOO_LARGE
+            Kind::DiskTooSmall => 0xA004_0684,          // VM_E_IMAGE_SIZE_TOO_SMALL
+            Kind::FileTooLarge => 0xA004_0679,          // VM_E_FILE_TOO_LARGE_FOR_VOLUME
             Kind::AccessDenied => 0x8007_0005,          // E_ACCESSDENIED
             Kind::ReadOnly => 0xA004_067A,              // VM_E_FILE_READ_ONLY
             Kind::DiskFull => 0x8007_0070,              // E_DISK_FULL
@@ -194,6 +215,8 @@ fn kind_of(error: &io::Error) -> Kind {
         | io::ErrorKind::FileTooLarge => Kind::DiskFull,
         io::ErrorKind::NotFound => Kind::NotFound,
         io::ErrorKind::NotADirectory => Kind::PathNotFound,
+        io::ErrorKind::AlreadyExists => Kind::AlreadyExists,
+        io::ErrorKind::InvalidFilename => Kind::PathTooLong,
         io::ErrorKind::PermissionDenied => Kind::AccessDenied,
         io::ErrorKind::ReadOnlyFilesystem => Kind::ReadOnly,
         io::ErrorKind::WouldBlock

@@ -129,6 +129,21 @@ pub struct Facts {
     pub notes: Vec<String>,
     /// The parent as the image names it, for a differencing image.
     pub parent: Option<String>,
+    /// Whether the disk belongs to a virtual machine in a saved state.
+    pub saved_state: bool,
+    /// The geometry that the image gives its disk, where it gives one.
+    pub geometry: Option<Geometry>,
+}
+
+/// The shape of a disk as old systems address it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Cylinders.
+    pub cylinders: u16,
+    /// Heads: tracks in a cylinder.
+    pub heads: u8,
+    /// Sectors of 512 bytes in a track.
+    pub sectors_per_track: u8,
 }
 
 /// Where one block lies: `place` is the first byte of what moves with it.

@@ -63,6 +63,7 @@ mod error;
 pub mod compact;
 pub mod image;
 pub mod partition;
+pub mod progress;
 pub mod ranges;
 pub mod storage;
 pub mod volume;

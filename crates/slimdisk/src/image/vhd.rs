@@ -32,7 +32,7 @@ use self::raw::{
 };
 use self::sparse::SparseVhd;
 use super::parent::id_text;
-use super::{Facts, Finding, Format, Image, ImageType, Severity, wrong_type};
+use super::{Facts, Finding, Format, Geometry, Image, ImageType, Severity, wrong_type};
 use crate::error::{Error, Result};
 use crate::storage::{ReadAt, Storage, read_struct};
 
@@ -200,6 +200,12 @@ fn facts(
         details,
         notes: notes.to_vec(),
         parent: None,
+        saved_state: footer.saved_state != 0,
+        geometry: Some(Geometry {
+            cylinders: footer.cylinders.get(),
+            heads: footer.heads,
+            sectors_per_track: footer.sectors_per_track,
+        }),
     }
 }
 

@@ -11,7 +11,22 @@ const UPSTREAM: &[(&str, &[&str])] = &[
     ("image", &["error", "ranges", "storage"]),
     ("partition", &["error", "ranges", "storage"]),
     ("volume", &["error", "ranges", "storage"]),
-    ("compact", &["error", "ranges", "storage", "image", "partition", "volume"]),
+    ("progress", &[]),
+    (
+        "compact",
+        &["error", "ranges", "storage", "image", "partition", "volume", "progress"],
+    ),
+    ("create", &["error", "storage", "image", "progress"]),
+    ("convert", &["error", "storage", "image", "progress", "compact", "create"]),
+    ("merge", &["error", "ranges", "storage", "image", "progress", "compact"]),
+    ("task", &["error", "progress"]),
+    (
+        "host",
+        &[
+            "error", "storage", "image", "progress", "compact", "create", "convert",
+            "merge", "task",
+        ],
+    ),
 ];
 
 fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
