@@ -14,9 +14,10 @@ pub mod check;
 pub mod parent;
 pub mod vhd;
 
-use std::ops::Range;
-use std::path::Path;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::error::{Error, Kind, Result};
 use crate::ranges::Ranges;
@@ -55,6 +56,84 @@ pub trait Format: Sync {
     /// The identity of the disk that the file names as its parent, if it is a sound
     /// differencing image as far as its headers tell; reads nothing else.
     fn parent_id(&self, file: &dyn ReadAt) -> Option<[u8; 16]>;
+
+    /// The sizes that a new disk may have, in bytes.
+    fn limits(&self) -> RangeInclusive<u64>;
+
+    /// Fails unless such an image can be made, with the reason. A disk smaller than the
+    /// [`limits`](Format::limits) is let pass, for it may have come from elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::InvalidArgument`], [`Kind::DiskTooLarge`], and [`Kind::InvalidName`] for
+    /// a parent whose name cannot be written down.
+    fn check_new(&self, new: &NewImage) -> Result<()>;
+
+    /// The size of a block's data in such an image; 0 if it has no blocks.
+    fn block_size(&self, new: &NewImage) -> u64;
+
+    /// The length of the file when `blocks` blocks have a place; of a fixed image always
+    /// the same.
+    fn file_len(&self, new: &NewImage, blocks: u64) -> u64;
+
+    /// The length of the file when all blocks have a place.
+    fn max_len(&self, new: &NewImage) -> u64;
+
+    /// Begins a new image in `file`, which is empty or as long as a fixed image will be
+    /// and reads as zeros.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Format::check_new`].
+    fn create(&self, file: Arc<dyn Storage>, new: &NewImage) -> Result<Box<dyn Writer>>;
+}
+
+/// An image that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewImage {
+    /// How it is to store the disk.
+    pub image_type: ImageType,
+    /// The size of the guest's disk in bytes.
+    pub size: u64,
+    /// The size of a block's data in bytes; the format's usual one if `None`.
+    pub block_size: Option<u64>,
+    /// The geometry that the guest is to see; what the format's rules give if `None`.
+    pub geometry: Option<Geometry>,
+    /// The parent of a differencing image.
+    pub parent: Option<NewParent>,
+    /// The disk's identity, which no other has.
+    pub unique_id: [u8; 16],
+    /// When it was made.
+    pub time: SystemTime,
+}
+
+/// The parent of an image that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewParent {
+    /// Its identity.
+    pub id: [u8; 16],
+    /// When its file was last changed.
+    pub modified: Option<SystemTime>,
+    /// Its path from the root on, links followed.
+    pub absolute: PathBuf,
+    /// Its path from the new image's folder on, in the manner of this system, if there
+    /// is one.
+    pub relative: Option<String>,
+}
+
+/// A new image that is being written. What is not written reads as zeros, or as the
+/// parent.
+///
+/// Until [`finish`](Writer::finish) the file is no image of any format.
+pub trait Writer: Send {
+    /// The size of a block's data in bytes; 0 if the image has no blocks.
+    fn block_size(&self) -> u64;
+
+    /// Writes guest bytes. Offsets ascend, and no call passes the end of a block.
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Writes what makes an image of it; durable when it returns.
+    fn finish(self: Box<Self>) -> Result<()>;
 }
 
 /// Finds out the format of `file`.

@@ -61,10 +61,12 @@
 mod error;
 
 pub mod compact;
+pub mod create;
 pub mod image;
 pub mod partition;
 pub mod progress;
 pub mod ranges;
+pub mod report;
 pub mod storage;
 pub mod volume;
 

@@ -9,6 +9,7 @@ mod exclusion;
 mod host;
 mod mapping;
 mod meter;
+mod new_file;
 // The platform layer: the only code of the library that talks to the operating
 // system directly, and so the only place where `unsafe` is allowed.
 #[cfg(unix)]
@@ -29,6 +30,10 @@ pub use self::exclusion::{Exclusion, Guard};
 pub use self::host::{HostFile, Times};
 pub use self::mapping::{Mapped, Mapping};
 pub use self::meter::{IoCounts, Meter};
+pub use self::new_file::{NewFile, free_space};
+pub(crate) use self::new_file::{
+    must_not_exist, nearest_folder, require, split, sync_folder,
+};
 pub(crate) use self::platform::real_path;
 use crate::error::{Error, Kind, Result};
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::image::ImageType;
 use crate::image::parent::Parent;
-use crate::storage::IoCounts;
+pub use crate::report::{ErrorReport, IoReport};
 
 /// How far a compaction goes to find blocks to give up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
@@ -132,27 +132,6 @@ pub struct KeptBytes {
     pub inherited: u64,
 }
 
-/// The error of a failed compaction, as it is printed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ErrorReport {
-    /// The name of its [`Kind`](crate::Kind).
-    pub kind: String,
-    /// The Virtual Server API's code for it, in hexadecimal.
-    pub hresult: String,
-    /// The sentence with all its causes.
-    pub message: String,
-}
-
-impl From<&Error> for ErrorReport {
-    fn from(error: &Error) -> Self {
-        ErrorReport {
-            kind: format!("{:?}", error.kind()),
-            hresult: format!("0x{:08X}", error.kind().hresult()),
-            message: error.chain(),
-        }
-    }
-}
-
 /// What was found, done and won. Sizes in bytes.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
@@ -253,44 +232,8 @@ impl Report {
             Ok(outcome) => self.outcome = outcome,
             Err(error) => {
                 self.outcome = Outcome::Failed;
-                self.error = Some(ErrorReport::from(&error));
-                self.cause = Some(Arc::new(error));
+                (self.error, self.cause) = ErrorReport::with_cause(error);
             }
         }
-    }
-}
-
-/// What was read and written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct IoReport {
-    /// Bytes read.
-    pub bytes_read: u64,
-    /// Bytes written; only a run knows.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bytes_written: Option<u64>,
-    /// Bytes that the host shares between two places instead of writing them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bytes_cloned: Option<u64>,
-    /// Flushes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub flushes: Option<u64>,
-}
-
-impl IoReport {
-    /// All the counts of a run.
-    #[must_use]
-    pub fn of_run(counts: IoCounts) -> Self {
-        IoReport {
-            bytes_read: counts.bytes_read,
-            bytes_written: Some(counts.bytes_written),
-            bytes_cloned: Some(counts.bytes_cloned),
-            flushes: Some(counts.flushes),
-        }
-    }
-
-    /// What a plan knows.
-    #[must_use]
-    pub fn of_plan(counts: IoCounts) -> Self {
-        IoReport { bytes_read: counts.bytes_read, ..IoReport::default() }
     }
 }

@@ -27,7 +27,7 @@ use crate::storage::{HostFile, Meter};
 
 /// The most images in a chain, the child included. Real ones have a few; each costs
 /// an open file and a part of every read.
-const DEEPEST: usize = 64;
+pub(crate) const DEEPEST: usize = 64;
 
 /// Where parents may be looked for beside the folder of the child.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -200,7 +200,7 @@ fn time_note(noted: Option<SystemTime>, found: Option<SystemTime>) -> Option<Str
 }
 
 /// The usual form of an identifier whose bytes are in big-endian order.
-pub(super) fn id_text(id: &[u8; 16]) -> String {
+pub(crate) fn id_text(id: &[u8; 16]) -> String {
     let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut text = String::with_capacity(36);
     for (index, digit) in digits.chars().enumerate() {

@@ -13,6 +13,8 @@
 mod batmap;
 mod fixed;
 mod inspect;
+mod new;
+mod new_locators;
 mod parent_locator;
 mod raw;
 mod rules;
@@ -20,7 +22,9 @@ mod sector_bitmap;
 mod sparse;
 mod table;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use zerocopy::IntoBytes;
 
@@ -32,12 +36,22 @@ use self::raw::{
 };
 use self::sparse::SparseVhd;
 use super::parent::id_text;
-use super::{Facts, Finding, Format, Geometry, Image, ImageType, Severity, wrong_type};
+use super::{
+    Facts, Finding, Format, Geometry, Image, ImageType, NewImage, Severity, Writer,
+    wrong_type,
+};
 use crate::error::{Error, Result};
 use crate::storage::{ReadAt, Storage, read_struct};
 
 /// The VHD format.
 pub struct Vhd;
+
+/// Windows 8 and later, and xen, keep data and the end of the file on multiples
+/// of this.
+const ALIGNMENT: u64 = 4096;
+
+/// When the clock of a VHD began: 1 January 2000, 0:00 UTC.
+const EPOCH: Duration = Duration::from_secs(946_684_800);
 
 impl Format for Vhd {
     fn name(&self) -> &'static str {
@@ -142,6 +156,30 @@ impl Format for Vhd {
         }
         let header: DynamicHeader = read_struct(file, footer.data_offset.get()).ok()?;
         (header.cookie == HEADER_COOKIE).then_some(header.parent_unique_id)
+    }
+
+    fn limits(&self) -> RangeInclusive<u64> {
+        new::SIZES
+    }
+
+    fn check_new(&self, new: &NewImage) -> Result<()> {
+        new::check(new)
+    }
+
+    fn block_size(&self, new: &NewImage) -> u64 {
+        new::block_size(new)
+    }
+
+    fn file_len(&self, new: &NewImage, blocks: u64) -> u64 {
+        new::file_len(new, blocks)
+    }
+
+    fn max_len(&self, new: &NewImage) -> u64 {
+        new::max_len(new)
+    }
+
+    fn create(&self, file: Arc<dyn Storage>, new: &NewImage) -> Result<Box<dyn Writer>> {
+        new::create(file, new)
     }
 }
 

@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::exclusion::{Exclusion, Guard, Held};
+use super::new_file::no_room;
 use super::{Copied, ReadAt, Storage, past_the_end, platform};
 use crate::error::{Error, Kind, Result};
 
@@ -144,6 +145,61 @@ impl HostFile {
             flush_failed: AtomicBool::new(false),
             file,
         })
+    }
+
+    /// A file that was just made and will be named `path`.
+    pub(super) fn of_new(file: File, path: &Path) -> Result<Self> {
+        Self::new(file, path, Exclusion::default()).map_err(|trouble| match trouble {
+            Trouble::Other(error) => error.in_file(path),
+            Trouble::Held(_) => {
+                Error::new(Kind::InUse, "the file is in use").in_file(path)
+            }
+        })
+    }
+
+    /// The system's handle.
+    pub(super) fn os(&self) -> &File {
+        &self.file
+    }
+
+    /// Sets room aside up to `len`, the file's length from then on. `room` is what the
+    /// file system has free, if it tells.
+    pub(super) fn reserve(&self, len: u64, room: Option<u64>) -> Result<()> {
+        let before = self.len();
+        if len <= before {
+            return Ok(());
+        }
+        let failed = |e: io::Error| match e.kind() {
+            ErrorKind::FileTooLarge => {
+                let what = "the file would be larger than its file system allows";
+                Error::new(Kind::FileTooLarge, what).with_source(e).in_file(&self.path)
+            }
+            _ => self.error("cannot set room aside for the file", e),
+        };
+        if len > self.size_limit {
+            let what = "the file would pass the size that this process may write \
+                        (ulimit -f)";
+            return Err(Error::new(Kind::FileTooLarge, what).in_file(&self.path));
+        }
+        let needed = len.saturating_sub(self.host_bytes()?);
+        if let Some(room) = room
+            && room < needed
+        {
+            // No room that is made helps a file that is too large. To ask costs nothing
+            // but on FAT, where small files can be told without asking.
+            if len > u64::from(u32::MAX) {
+                self.file.set_len(len).map_err(failed)?;
+                self.file.set_len(before).map_err(failed)?;
+            }
+            return Err(no_room(needed, room).in_file(&self.path));
+        }
+        match platform::reserve(&self.file, len) {
+            Err(e) if e.kind() == ErrorKind::Unsupported => self.file.set_len(len),
+            done => done,
+        }
+        .map_err(failed)?;
+        self.written_up_to(len);
+        Ok(())
     }
 
     /// The path of the file itself, after following links.
@@ -495,7 +551,7 @@ fn data_of(found: Range<u64>, offset: u64, len: u64) -> Range<u64> {
     start..end
 }
 
-fn folder_of(path: &Path) -> Option<&Path> {
+pub(super) fn folder_of(path: &Path) -> Option<&Path> {
     path.parent().filter(|folder| !folder.as_os_str().is_empty())
 }
 

@@ -9,6 +9,8 @@ mod holder;
 #[cfg(target_os = "linux")]
 #[path = "unix/kernel_copy.rs"]
 mod kernel_copy;
+#[path = "unix/new_file.rs"]
+mod new_file;
 
 use std::fs::{File, FileType, Metadata, OpenOptions, TryLockError};
 use std::io::Error;
@@ -25,6 +27,7 @@ pub use self::exclusion::{exclude, hold_off_writers, still_exclusive};
 pub use self::holder::name as holder;
 #[cfg(target_os = "linux")]
 pub use self::kernel_copy::{clone_range, copy_range, next_data};
+pub use self::new_file::*;
 #[cfg(not(target_os = "linux"))]
 pub use self::plain::*;
 
@@ -167,6 +170,18 @@ mod plain {
 
     pub fn holder(_: &Path, _: Held) -> Option<String> {
         None
+    }
+
+    pub fn create_unnamed(_: &Path) -> Result<File> {
+        Err(Error::from(ErrorKind::Unsupported))
+    }
+
+    pub fn name_unnamed(_: &File, _: &Path) -> Result<()> {
+        Err(Error::from(ErrorKind::Unsupported))
+    }
+
+    pub fn reserve(_: &File, _: u64) -> Result<()> {
+        Err(Error::from(ErrorKind::Unsupported))
     }
 
     pub fn clone_range(_: &File, _: u64, _: u64, _: u64) -> Result<()> {

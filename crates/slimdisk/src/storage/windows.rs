@@ -4,6 +4,7 @@ use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{Error, ErrorKind};
 use std::mem::size_of;
 use std::ops::Range;
+use std::os::windows::ffi::OsStrExt;
 use std::os::windows::fs::{FileExt, OpenOptionsExt};
 use std::os::windows::io::AsRawHandle;
 use std::path::{Component, Path, PathBuf, Prefix};
@@ -12,7 +13,8 @@ use std::ptr::null_mut;
 use windows_sys::Win32::Foundation::ERROR_MORE_DATA;
 use windows_sys::Win32::Storage::FileSystem::{
     FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_STANDARD_INFO,
-    FileStandardInfo, GetFileInformationByHandleEx,
+    FileStandardInfo, GetDiskFreeSpaceExW, GetFileInformationByHandleEx,
+    MOVEFILE_WRITE_THROUGH, MoveFileExW,
 };
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Ioctl::{
@@ -114,6 +116,65 @@ pub fn host_bytes(file: &File, _: &Metadata) -> Result<u64> {
 /// The unit in which the file system can share bytes; nothing is shared here.
 pub fn block_size(_: &Metadata) -> u64 {
     4096
+}
+
+/// A file without a name is not to be had here.
+pub fn create_unnamed(_: &Path) -> Result<File> {
+    Err(Error::from(ErrorKind::Unsupported))
+}
+
+pub fn name_unnamed(_: &File, _: &Path) -> Result<()> {
+    Err(Error::from(ErrorKind::Unsupported))
+}
+
+/// Makes a file under a name that nothing has; while it is open, it can be renamed and
+/// nothing else.
+pub fn create_named(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .share_mode(FILE_SHARE_DELETE)
+        .open(path)
+}
+
+/// Moves a file to a name that nothing has, or fails.
+pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
+    let (from, to) = (wide(from), wide(to));
+    // SAFETY: both paths end in a zero and live for the call.
+    match unsafe { MoveFileExW(from.as_ptr(), to.as_ptr(), MOVEFILE_WRITE_THROUGH) } {
+        0 => Err(Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The move was written through.
+pub fn sync_folder(_: &Path) -> Result<()> {
+    Ok(())
+}
+
+/// To set the length allocates the file here.
+pub fn reserve(_: &File, _: u64) -> Result<()> {
+    Err(Error::from(ErrorKind::Unsupported))
+}
+
+/// How many bytes this user may still write to a folder.
+pub fn room(folder: &Path) -> Result<Option<u64>> {
+    let folder = wide(folder);
+    let mut room = 0;
+    // SAFETY: the path ends in a zero, and `room` is writable for the call; the other
+    // two numbers are not asked for.
+    let done = unsafe {
+        GetDiskFreeSpaceExW(folder.as_ptr(), &raw mut room, null_mut(), null_mut())
+    };
+    match done {
+        0 => Err(Error::last_os_error()),
+        _ => Ok(Some(room)),
+    }
+}
+
+fn wide(path: &Path) -> Vec<u16> {
+    path.as_os_str().encode_wide().chain(std::iter::once(0)).collect()
 }
 
 pub fn clone_range(_: &File, _: u64, _: u64, _: u64) -> Result<()> {

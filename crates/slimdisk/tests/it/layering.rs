@@ -12,12 +12,28 @@ const UPSTREAM: &[(&str, &[&str])] = &[
     ("partition", &["error", "ranges", "storage"]),
     ("volume", &["error", "ranges", "storage"]),
     ("progress", &[]),
+    ("report", &["error", "storage"]),
     (
         "compact",
-        &["error", "ranges", "storage", "image", "partition", "volume", "progress"],
+        &[
+            "error",
+            "ranges",
+            "storage",
+            "image",
+            "partition",
+            "volume",
+            "progress",
+            "report",
+        ],
     ),
-    ("create", &["error", "storage", "image", "progress"]),
-    ("convert", &["error", "storage", "image", "progress", "compact", "create"]),
+    ("create", &["error", "storage", "image", "progress", "report"]),
+    (
+        "convert",
+        &[
+            "error", "storage", "image", "progress", "report", "compact", "create",
+            "volume",
+        ],
+    ),
     ("merge", &["error", "ranges", "storage", "image", "progress", "compact"]),
     ("task", &["error", "progress"]),
     (

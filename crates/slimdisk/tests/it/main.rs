@@ -18,6 +18,8 @@ mod chain;
 mod chain_model;
 mod counts;
 mod crash;
+#[cfg(target_os = "linux")]
+mod create;
 mod end_to_end;
 mod exfat;
 mod ext;

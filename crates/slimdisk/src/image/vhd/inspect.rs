@@ -27,7 +27,7 @@ const MAX_TABLE_ENTRIES: u32 = 1 << 24;
 
 /// Real images have 512 KiB or 2 MiB. What is free in one block is held in memory,
 /// so there must be a largest one.
-const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 4096..=256 << 20;
+pub const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 4096..=256 << 20;
 
 /// Geometry fields at their largest mean "see the current size".
 const MAX_CHS_SECTORS: u64 = 65535 * 16 * 255;

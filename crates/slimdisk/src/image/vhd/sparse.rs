@@ -11,19 +11,12 @@ use zerocopy::IntoBytes;
 use super::inspect::{Sparse, Structures};
 use super::raw::{DISK_TYPE_DIFFERENCING, FOOTER_LEN, Footer, SECTOR};
 use super::sector_bitmap::SectorBitmaps;
-use super::{facts, not_saved, parent_locator};
+use super::{ALIGNMENT, EPOCH, facts, not_saved, parent_locator};
 use crate::error::{Error, Kind, Result};
 use crate::image::parent::{ParentLink, id_text, without_parent};
 use crate::image::{Facts, Image, ImageType, Layout, Move, wrong_type};
 use crate::ranges::Ranges;
 use crate::storage::{ReadAt, Section, Storage, past_the_end};
-
-/// Windows 8 and later, and xen, keep data and the end of the file on multiples
-/// of this.
-const ALIGNMENT: u64 = 4096;
-
-/// When the clock of a VHD began: 1 January 2000, 0:00 UTC.
-const EPOCH: Duration = Duration::from_secs(946_684_800);
 
 /// A dynamic or differencing image.
 pub struct SparseVhd {

@@ -29,6 +29,25 @@ impl BlockTable {
         Ok(BlockTable { offset, sectors, len })
     }
 
+    /// A table in which no block has a place.
+    pub fn empty(offset: u64, len: u32) -> Self {
+        let count = (len as usize).div_ceil(PER_SECTOR);
+        BlockTable { offset, sectors: vec![[U32::new(UNUSED); PER_SECTOR]; count], len }
+    }
+
+    /// Enters the place of a block, in sectors; nothing is written yet.
+    pub fn enter(&mut self, block: u32, place: u32) {
+        let (sector, entry) = split(block);
+        if let Some(slot) = self.sectors.get_mut(sector).and_then(|s| s.get_mut(entry)) {
+            slot.set(place);
+        }
+    }
+
+    /// Writes all of it.
+    pub fn write(&self, file: &dyn Storage) -> Result<()> {
+        file.write_at(self.offset, self.sectors.as_bytes())
+    }
+
     pub fn len(&self) -> u32 {
         self.len
     }

@@ -1,0 +1,182 @@
+//! The names that a new differencing image has for its parent, the way
+//! [`parent_locator`](super::parent_locator) reads them.
+//!
+//! Source: Virtual Hard Disk Image Format Specification 1.0, "Dynamic Disk Header
+//! Format". As Windows writes them: little-endian text without a zero at its end, and
+//! the room for it counted in bytes.
+
+use std::path::{Component, Path};
+
+use super::ALIGNMENT;
+use crate::error::{Error, Kind, Result};
+use crate::image::NewParent;
+
+/// One name as it will lie in the file.
+pub struct NewLocator {
+    pub code: [u8; 4],
+    pub data: Vec<u8>,
+    /// Where it lies, in bytes.
+    pub offset: u64,
+    /// The room that is kept for it, in bytes: another name can be put there.
+    pub room: u64,
+}
+
+/// What the names take, laid out from `start` on.
+pub fn locators(parent: &NewParent, start: u64) -> Result<Vec<NewLocator>> {
+    let mut names = Vec::new();
+    if let Some(relative) = &parent.relative {
+        names.push((*b"W2ru", utf16_le(&relative_text(relative)?)));
+    }
+    names.push((*b"W2ku", utf16_le(&absolute_text(&parent.absolute)?)));
+    // A path of this system that is none of Windows'.
+    if cfg!(unix) {
+        names.push((*b"MacX", file_url(&parent.absolute)?.into_bytes()));
+    }
+    let mut offset = start;
+    Ok(names
+        .into_iter()
+        .map(|(code, data)| {
+            let room = (data.len() as u64).next_multiple_of(ALIGNMENT).max(ALIGNMENT);
+            let locator = NewLocator { code, data, offset, room };
+            offset += room;
+            locator
+        })
+        .collect())
+}
+
+/// The parent's bare name, for the header: up to 256 units, zeros behind it.
+pub fn header_name(parent: &NewParent) -> Result<Vec<u16>> {
+    let name = parent.absolute.file_name().unwrap_or_default();
+    // One that is too long is found by the locators.
+    Ok(text(name.as_ref())?.encode_utf16().take(255).collect())
+}
+
+/// A relative path in Windows' manner: `.\base.vhd`, `..\x\base.vhd`.
+fn relative_text(path: &str) -> Result<String> {
+    let mut parts = Vec::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => parts.push(".."),
+            Component::Normal(part) => parts.push(plain(part.as_ref())?),
+            Component::RootDir | Component::Prefix(_) => {
+                let what = "a path to the parent from the child on begins at no root";
+                return Err(Error::new(Kind::InvalidArgument, what).in_file(path));
+            }
+        }
+    }
+    if parts.first() != Some(&"..") {
+        parts.insert(0, ".");
+    }
+    Ok(parts.join("\\"))
+}
+
+/// An absolute path in Windows' manner; of a Unix path, what it is below a root.
+fn absolute_text(path: &Path) -> Result<String> {
+    if cfg!(windows) {
+        return text(path).map(str::to_owned);
+    }
+    let mut written = String::new();
+    for part in path.components() {
+        if let Component::Normal(part) = part {
+            written.push('\\');
+            written.push_str(plain(part.as_ref())?);
+        }
+    }
+    Ok(written)
+}
+
+/// An absolute Unix path as a URL, all but the plainest characters escaped.
+fn file_url(path: &Path) -> Result<String> {
+    let mut url = "file://".to_owned();
+    for byte in text(path)?.bytes() {
+        match byte {
+            b'a'..=b'z'
+            | b'A'..=b'Z'
+            | b'0'..=b'9'
+            | b'/'
+            | b'-'
+            | b'.'
+            | b'_'
+            | b'~' => {
+                url.push(char::from(byte));
+            }
+            _ => url.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    Ok(url)
+}
+
+fn utf16_le(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| {
+        let what = "the parent's path is no Unicode text, which is all that a child can \
+                    note of it: rename it";
+        Error::new(Kind::InvalidName, what).in_file(path)
+    })
+}
+
+/// One name of a path; Windows would take a backslash for the end of a folder's.
+fn plain(name: &Path) -> Result<&str> {
+    let text = text(name)?;
+    if text.contains('\\') {
+        let what = "a backslash in the path of the parent cannot be noted in its child: \
+                    rename it";
+        return Err(Error::new(Kind::InvalidName, what).in_file(name));
+    }
+    Ok(text)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn parent(absolute: &str, relative: &str) -> NewParent {
+        NewParent {
+            id: [1; 16],
+            modified: None,
+            absolute: absolute.into(),
+            relative: Some(relative.into()),
+        }
+    }
+
+    #[test]
+    fn paths_are_written_in_windows_manner_and_as_a_url() {
+        for (relative, text) in [
+            ("base.vhd", r".\base.vhd"),
+            ("./sub/base.vhd", r".\sub\base.vhd"),
+            ("../x/base.vhd", r"..\x\base.vhd"),
+            ("../../b\u{e4}se.vhd", "..\\..\\b\u{e4}se.vhd"),
+        ] {
+            assert_eq!(relative_text(relative).unwrap(), text);
+        }
+        assert!(relative_text("/a").is_err());
+        assert_eq!(absolute_text("/d/my base.vhd".as_ref()).unwrap(), r"\d\my base.vhd");
+        let url = file_url("/d/my b%\u{e4}se.vhd".as_ref()).unwrap();
+        assert_eq!(url, "file:///d/my%20b%25%C3%A4se.vhd");
+    }
+
+    #[test]
+    fn each_name_has_a_page_of_room_or_more() {
+        let long = format!("/{}/base.vhd", ["abcdefgh"; 300].join("/"));
+        let found = locators(&parent(&long, "base.vhd"), 4096).unwrap();
+        let places: Vec<_> = found.iter().map(|l| (l.offset, l.room)).collect();
+        assert_eq!(places, [(4096, 4096), (8192, 8192), (16384, 4096)]);
+        assert_eq!(found[0].data, b".\0\\\0b\0a\0s\0e\0.\0v\0h\0d\0");
+    }
+
+    #[test]
+    fn names_that_cannot_be_noted_are_refused() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        let kind = |parent: &NewParent| locators(parent, 0).err().map(|e| e.kind());
+        assert_eq!(kind(&parent("/a", "a\\b")), Some(Kind::InvalidName));
+        assert_eq!(kind(&parent("/c\\a", "a")), Some(Kind::InvalidName));
+        let odd = OsStr::from_bytes(b"/b\xE4se");
+        let odd = NewParent { absolute: odd.into(), ..parent("/", "a") };
+        assert_eq!(kind(&odd), Some(Kind::InvalidName));
+    }
+}
