@@ -12,7 +12,7 @@ pub mod report;
 pub mod run;
 pub mod survey;
 mod verify;
-mod zeros;
+pub(crate) mod zeros;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -374,7 +374,8 @@ fn children_notes(children: &Children) -> Option<String> {
     })
 }
 
-fn chain_notes(chain: &Chain) -> impl Iterator<Item = String> + '_ {
+/// What is odd about the parents, each named.
+pub(crate) fn chain_notes(chain: &Chain) -> impl Iterator<Item = String> + '_ {
     let parents = chain.parents().iter().flat_map(|parent| {
         let path = parent.path.display();
         parent.notes.iter().map(move |note| format!("parent {path}: {note}"))

@@ -66,7 +66,7 @@ impl Options {
 }
 
 /// The format that new disks have.
-const FORMAT: &dyn Format = &Vhd;
+pub(crate) const FORMAT: &dyn Format = &Vhd;
 
 /// A disk of which all is known but that it is there.
 pub struct Creation {

@@ -61,6 +61,7 @@
 mod error;
 
 pub mod compact;
+pub mod convert;
 pub mod create;
 pub mod image;
 pub mod partition;

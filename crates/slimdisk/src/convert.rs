@@ -1,0 +1,342 @@
+//! The guest's disk, through all parents, written into a new image of its own.
+//!
+//! ```text
+//! source (+ parents) -> guest bytes -+-> survey: what is free (if wished for)
+//!                                    +-> blocks that are not zero -> new image -> its name
+//! ```
+//!
+//! The source stays as it is, and nobody writes to it meanwhile. The new image is there
+//! whole or not at all.
+
+#![forbid(unsafe_code)]
+
+mod copy;
+mod flat;
+mod report;
+mod verify;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use self::copy::{Fate, copy};
+use self::flat::Flat;
+pub use self::report::{BlockCounts, Outcome, Report};
+use crate::compact::{self, Verdict, survey};
+use crate::create::{FORMAT, unique_id};
+use crate::error::{Error, Kind, Result};
+use crate::image::parent::{self, Chain, ParentLookup};
+use crate::image::{self, Image, ImageType, NewImage, Writer, wrong_type};
+use crate::progress::{Hook, Phase, Progress};
+use crate::report::IoReport;
+use crate::storage::{HostFile, IoCounts, Meter, NewFile, ReadAt};
+use crate::volume::Allowances;
+
+/// What a fixed image, which has no blocks, is counted in.
+const PIECE_OF_FIXED: u64 = 2 << 20;
+
+/// What the user wants of a conversion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Options {
+    /// How the new image is to store the disk: dynamic or fixed.
+    pub image_type: ImageType,
+    /// The size of a block's data in bytes; the format's usual one if `None`.
+    pub block_size: Option<u64>,
+    /// Leave out blocks that trusted volumes call free; they read as zeros then.
+    pub leave_out_free: bool,
+    /// What is allowed beyond the safe default when volumes are judged.
+    pub allow: Allowances,
+    /// With [`leave_out_free`](Options::leave_out_free): leave out what lies outside
+    /// every partition, too, as
+    /// [`compact::Options::drop_unpartitioned`] says.
+    pub drop_unpartitioned: bool,
+    /// Where the parents of a differencing image may be looked for.
+    pub parents: ParentLookup,
+    /// Insist on a differencing image: that is to merge a chain into a new image.
+    pub whole_chain: bool,
+    /// Read what was written, and compare, before the new image gets its name.
+    pub verify: bool,
+}
+
+impl Options {
+    /// All of the disk into an image of this type.
+    #[must_use]
+    pub fn new(image_type: ImageType) -> Self {
+        Options {
+            image_type,
+            block_size: None,
+            leave_out_free: false,
+            allow: Allowances::default(),
+            drop_unpartitioned: false,
+            parents: ParentLookup::default(),
+            whole_chain: false,
+            verify: false,
+        }
+    }
+}
+
+/// A conversion that has passed all checks that need no reading of the disk.
+pub struct Conversion {
+    source: Source,
+    file: NewFile,
+    new: NewImage,
+    options: Options,
+    report: Report,
+    started: Instant,
+}
+
+/// The open source.
+struct Source {
+    /// Its path as it was given.
+    path: PathBuf,
+    file: Arc<Meter<HostFile>>,
+    image: Box<dyn Image>,
+    chain: Chain,
+}
+
+/// Writes the disk of the image at `source` into a new image at `target`.
+pub fn convert(
+    source: &Path,
+    target: &Path,
+    options: &Options,
+    hook: &mut Hook<'_>,
+) -> Report {
+    match Conversion::prepare(source, target, options) {
+        Ok(conversion) => conversion.run(hook),
+        Err(error) => Report::failed(source, target, error),
+    }
+}
+
+/// What [`convert`] would make. Leaves nothing behind; [`Report::file_size`] is exact.
+pub fn plan(
+    source: &Path,
+    target: &Path,
+    options: &Options,
+    hook: &mut Hook<'_>,
+) -> Report {
+    match Conversion::prepare(source, target, options) {
+        Ok(conversion) => conversion.plan(hook),
+        Err(error) => Report::failed(source, target, error),
+    }
+}
+
+impl Conversion {
+    /// Opens the source with its parents, holds all against the rules, and has room set
+    /// aside for a fixed image.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::WrongImageType`] for a target that is to be differencing, a source in a
+    /// saved state, and with [`Options::whole_chain`] a source that is not differencing;
+    /// [`Kind::InUse`], [`Kind::AlreadyExists`], [`Kind::DiskFull`],
+    /// [`Kind::FileTooLarge`], the errors of [`NewFile::create`], of
+    /// [`HostFile::open_read`], and of
+    /// [`open_parents`](crate::image::parent::open_parents).
+    pub fn prepare(source: &Path, target: &Path, options: &Options) -> Result<Self> {
+        let started = Instant::now();
+        if options.image_type == ImageType::Differencing {
+            let what = "a disk can be converted to a dynamic or a fixed image alone";
+            return Err(wrong_type(what).in_file(target));
+        }
+        let source = Source::open(source, options)?;
+        let facts = source.image.facts();
+        let new = NewImage {
+            image_type: options.image_type,
+            size: source.image.len().next_multiple_of(512),
+            block_size: options.block_size,
+            // Fields that somebody left empty say nothing.
+            geometry: facts.geometry.filter(|geometry| {
+                geometry.cylinders != 0
+                    && geometry.heads != 0
+                    && geometry.sectors_per_track != 0
+            }),
+            parent: None,
+            unique_id: unique_id(),
+            time: SystemTime::now(),
+        };
+        FORMAT.check_new(&new).map_err(|e| e.in_file(target))?;
+        let file = NewFile::create(target)?;
+        match options.image_type {
+            ImageType::Fixed => file.reserve(FORMAT.max_len(&new))?,
+            _ => file.require(FORMAT.file_len(&new, 0))?,
+        }
+        let mut report = Report::new(&source.path, target);
+        report.format = Some(FORMAT.name());
+        report.image_type = Some(options.image_type);
+        report.virtual_size = new.size;
+        report.block_size = FORMAT.block_size(&new);
+        report.source_file_size = source.file.len();
+        report.parents = source.chain.parents().to_vec();
+        report.notes = facts.notes;
+        report.notes.extend(compact::chain_notes(&source.chain));
+        let options = options.clone();
+        Ok(Conversion { source, file, new, options, report, started })
+    }
+
+    /// What [`run`](Conversion::run) would make. Leaves nothing behind; reads the free
+    /// maps, and of each block as much as tells whether it is zero.
+    pub fn plan(mut self, hook: &mut Hook<'_>) -> Report {
+        let result = self.judge(hook).and_then(|free| {
+            let Some(free) = free else { return Ok(Outcome::Cancelled) };
+            let fates = copy(&*self.source.image, self.unit(), &free, None, hook)?;
+            let Some(fates) = fates else { return Ok(Outcome::Cancelled) };
+            count(&mut self.report, &self.new, &fates);
+            Ok(Outcome::Planned)
+        });
+        let result = result.map_err(|e| self.source.in_file(e));
+        let bytes_read = self.source.bytes_read();
+        self.report.io =
+            IoReport::of_plan(IoCounts { bytes_read, ..IoCounts::default() });
+        self.report.finish(result, self.started);
+        self.report
+    }
+
+    /// Makes the new image. If that fails, or the hook asks to stop, there is nothing of
+    /// it.
+    pub fn run(mut self, hook: &mut Hook<'_>) -> Report {
+        let storage = Arc::new(Meter::new(self.file.file().clone()));
+        let written = self.write(&storage, hook).map_err(|e| self.source.in_file(e));
+        let mut counts = storage.counts();
+        counts.bytes_read += self.source.bytes_read();
+        self.report.io = IoReport::of_run(counts);
+        drop(storage);
+        let result = match written {
+            Ok(Outcome::Converted) => self.file.keep().map(|()| Outcome::Converted),
+            other => other,
+        };
+        self.report.finish(result, self.started);
+        self.report
+    }
+
+    fn write(
+        &mut self,
+        storage: &Arc<Meter<Arc<HostFile>>>,
+        hook: &mut Hook<'_>,
+    ) -> Result<Outcome> {
+        let Some(free) = self.judge(hook)? else { return Ok(Outcome::Cancelled) };
+        let at_target = |e: Error| match e.path() {
+            Some(_) => e,
+            None => e.in_file(self.file.path()),
+        };
+        let mut writer = FORMAT.create(storage.clone(), &self.new).map_err(at_target)?;
+        let mut sink =
+            |offset, data: &[u8]| writer.write(offset, data).map_err(at_target);
+        let source = &*self.source.image;
+        let fates = copy(source, self.unit(), &free, Some(&mut sink), hook)?;
+        let Some(fates) = fates else { return Ok(Outcome::Cancelled) };
+        Writer::finish(writer).map_err(at_target)?;
+        count(&mut self.report, &self.new, &fates);
+        let path = self.file.path().to_owned();
+        let unexpected =
+            |what: &'static str| Err(Error::new(Kind::Unexpected, what).in_file(&path));
+        if storage.len() != self.report.file_size {
+            return unexpected("the new image has not the length that was planned");
+        }
+        // Through a fresh reading of the file: what the next program will see.
+        let fresh = image::open(storage.clone()).map_err(|e| e.in_file(&path))?;
+        if fresh.len() != self.new.size {
+            return unexpected("the new image has not the size of its source");
+        }
+        if self.options.verify {
+            let unit = self.unit();
+            match verify::compare(source, &*fresh, unit, &fates, hook)? {
+                verify::Compared::Stopped => return Ok(Outcome::Cancelled),
+                verify::Compared::Differs => {
+                    return unexpected(
+                        "the new image does not read as its source: it was removed; report \
+                         this as a bug",
+                    );
+                }
+                verify::Compared::Same(digest) => {
+                    self.report.verified = Some(digest.to_hex().to_string());
+                }
+            }
+        }
+        source.still_exclusive()?;
+        Ok(Outcome::Converted)
+    }
+
+    /// The size of the pieces that are left out or written.
+    fn unit(&self) -> u64 {
+        match self.report.block_size {
+            0 => PIECE_OF_FIXED,
+            size => size,
+        }
+    }
+
+    /// Which blocks trusted volumes call free; `None` if the hook asked to stop.
+    fn judge(&mut self, hook: &mut Hook<'_>) -> Result<Option<Vec<Verdict>>> {
+        if !self.options.leave_out_free {
+            let start = Progress { phase: Phase::Copy, done: 0, total: self.new.size };
+            return Ok(hook(start).is_continue().then(Vec::new));
+        }
+        let mut options = compact::Options::default();
+        options.allow = self.options.allow;
+        options.drop_unpartitioned = self.options.drop_unpartitioned;
+        let flat = Flat::new(&*self.source.image, self.unit());
+        let Some(survey) = survey::survey(&flat, &options, true, hook)? else {
+            return Ok(None);
+        };
+        self.report.volumes.clone_from(&survey.volumes);
+        self.report.notes.extend(survey.notes);
+        if let Some(table) = &survey.table {
+            self.report.notes.extend(table.notes.iter().cloned());
+        }
+        Ok(Some(survey.verdicts))
+    }
+}
+
+/// Enters what became of the blocks, and the length that comes of it.
+fn count(report: &mut Report, new: &NewImage, fates: &[Fate]) {
+    let count = |fate| fates.iter().filter(|f| **f == fate).count() as u64;
+    report.blocks = BlockCounts {
+        total: fates.len() as u64,
+        written: count(Fate::Written),
+        left_out_free: count(Fate::Free),
+        left_out_zero: count(Fate::Zero),
+    };
+    report.file_size = FORMAT.file_len(new, report.blocks.written);
+}
+
+impl Source {
+    fn open(path: &Path, options: &Options) -> Result<Self> {
+        let file = Arc::new(Meter::new(HostFile::open_steady(path)?));
+        let lookup = ParentLookup { steady: true, ..options.parents.clone() };
+        let open = || {
+            let mut image = image::open(file.clone())?;
+            if options.whole_chain && image.facts().image_type != ImageType::Differencing
+            {
+                return Err(wrong_type(
+                    "not a differencing image: there is no chain to be merged",
+                ));
+            }
+            image.settled()?;
+            let chain = parent::open_parents(&mut *image, file.inner().path(), &lookup)?;
+            Ok((image, chain))
+        };
+        match open() {
+            Ok((image, chain)) => {
+                Ok(Source { path: path.to_owned(), file: file.clone(), image, chain })
+            }
+            Err(error) => Err(in_source(error, &file, path)),
+        }
+    }
+
+    /// The error with the source's path as it was given, unless it is about another
+    /// file.
+    fn in_file(&self, error: Error) -> Error {
+        in_source(error, &self.file, &self.path)
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.file.counts().bytes_read + self.chain.bytes_read()
+    }
+}
+
+fn in_source(error: Error, file: &Meter<HostFile>, path: &Path) -> Error {
+    match error.path() {
+        Some(other) if other != file.inner().path() => error,
+        _ => error.in_file(path),
+    }
+}

@@ -1,0 +1,184 @@
+//! Copying a disk, block after block in the guest's order, zeros left out.
+
+use std::ops::Range;
+
+use crate::compact::Verdict;
+use crate::compact::zeros::is_zero;
+use crate::error::Result;
+use crate::image::Image;
+use crate::progress::{Hook, Phase, Progress};
+
+/// What becomes of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Written,
+    /// Left out, for trusted volumes call it free.
+    Free,
+    /// Left out, for all of it is zero.
+    Zero,
+}
+
+/// How much is read at once.
+const PIECE: u64 = 1 << 20;
+
+/// A block that is not zero mostly shows it at once.
+const FIRST_PIECE: u64 = 64 << 10;
+
+/// Zeros are left out in whole units of this: the block size of most file systems would
+/// do, but many small holes in a file help nobody.
+const GRAIN: usize = 64 << 10;
+
+/// How much of the disk may pass between two calls of the hook.
+const STEP: u64 = 1 << 30;
+
+/// Where the bytes go.
+pub type Sink<'a> = dyn FnMut(u64, &[u8]) -> Result<()> + 'a;
+
+/// Sends to `sink` all of `disk` but zeros and the blocks whose verdict is free, and
+/// says what became of each block; without a sink only that. `None` if the hook asked to
+/// stop.
+pub fn copy(
+    disk: &dyn Image,
+    block_size: u64,
+    verdicts: &[Verdict],
+    mut sink: Option<&mut Sink<'_>>,
+    hook: &mut Hook<'_>,
+) -> Result<Option<Vec<Fate>>> {
+    let total = disk.len();
+    let count = usize::try_from(total.div_ceil(block_size)).unwrap_or(usize::MAX);
+    let mut fates = Vec::with_capacity(count);
+    let mut data = DataAhead::new(disk);
+    let mut buf = vec![0; usize::try_from(PIECE).unwrap_or(0)];
+    let mut start = 0;
+    let mut told = 0;
+    while start < total {
+        let end = (start + block_size).min(total);
+        let fate = if verdicts.get(fates.len()) == Some(&Verdict::Free) {
+            Fate::Free
+        } else {
+            let block = start..end;
+            copy_block(disk, block, &mut data, &mut buf, sink.as_deref_mut())?
+        };
+        fates.push(fate);
+        if fate == Fate::Written || end - told >= STEP || end == total {
+            told = end;
+            if hook(Progress { phase: Phase::Copy, done: end, total }).is_break() {
+                return Ok(None);
+            }
+            disk.still_exclusive()?;
+        }
+        start = end;
+    }
+    Ok(Some(fates))
+}
+
+fn copy_block(
+    disk: &dyn Image,
+    block: Range<u64>,
+    data: &mut DataAhead<'_>,
+    buf: &mut [u8],
+    mut sink: Option<&mut Sink<'_>>,
+) -> Result<Fate> {
+    let mut fate = Fate::Zero;
+    let mut at = block.start;
+    // Who only looks reads little first.
+    let mut piece = if sink.is_some() { PIECE } else { FIRST_PIECE };
+    while at < block.end {
+        let Some(found) = data.at(at)?.filter(|found| found.start < block.end) else {
+            break;
+        };
+        at = found.start;
+        // Up to the next multiple of the piece, so that reads are aligned.
+        let end = ((at / piece + 1) * piece).min(found.end).min(block.end);
+        let len = usize::try_from(end - at).unwrap_or(0);
+        let Some(read) = buf.get_mut(..len) else { break };
+        disk.read_at(at, read)?;
+        match &mut sink {
+            Some(sink) => {
+                for (offset, bytes) in stretches(read) {
+                    sink(at + offset, bytes)?;
+                    fate = Fate::Written;
+                }
+            }
+            None if is_zero(read) => {}
+            None => return Ok(Fate::Written),
+        }
+        at = end;
+        piece = PIECE;
+    }
+    Ok(fate)
+}
+
+/// The stretches that are not zero, each with its offset.
+fn stretches(bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = bytes.get(at..)?;
+        let zeros: usize =
+            rest.chunks(GRAIN).take_while(|grain| is_zero(grain)).map(<[u8]>::len).sum();
+        let rest = rest.get(zeros..)?;
+        let len: usize =
+            rest.chunks(GRAIN).take_while(|grain| !is_zero(grain)).map(<[u8]>::len).sum();
+        let start = at + zeros;
+        at = start + len;
+        rest.get(..len)
+            .filter(|found| !found.is_empty())
+            .map(|found| (start as u64, found))
+    })
+}
+
+/// Where the next data of a disk lies, asked for once a range.
+pub struct DataAhead<'a> {
+    disk: &'a dyn Image,
+    /// From where on was asked, and what the answer was.
+    known: Option<(u64, Option<Range<u64>>)>,
+}
+
+impl<'a> DataAhead<'a> {
+    pub fn new(disk: &'a dyn Image) -> Self {
+        DataAhead { disk, known: None }
+    }
+
+    /// The first range at or after `at` that may hold anything but zeros.
+    pub fn at(&mut self, at: u64) -> Result<Option<Range<u64>>> {
+        if at >= self.disk.len() {
+            return Ok(None);
+        }
+        let found = match &self.known {
+            Some((from, found))
+                if *from <= at && found.as_ref().is_none_or(|found| at < found.end) =>
+            {
+                found.clone()
+            }
+            _ => {
+                let found = self.disk.next_data(at)?;
+                self.known = Some((at, found.clone()));
+                found
+            }
+        };
+        Ok(found.map(|found| found.start.max(at)..found.end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_are_all_that_is_not_zero() {
+        for (len, set, expected) in [
+            (3 * GRAIN, vec![], vec![]),
+            (3 * GRAIN, vec![GRAIN], vec![(GRAIN, GRAIN)]),
+            (3 * GRAIN + 9, vec![3 * GRAIN + 8], vec![(3 * GRAIN, 9)]),
+            (4 * GRAIN, vec![0, GRAIN + 5], vec![(0, 2 * GRAIN)]),
+            (5 * GRAIN, vec![0, 3 * GRAIN], vec![(0, GRAIN), (3 * GRAIN, GRAIN)]),
+            (0, vec![], vec![]),
+        ] {
+            let mut bytes = vec![0; len];
+            set.iter().for_each(|at| bytes[*at] = 1);
+            let found: Vec<_> =
+                stretches(&bytes).map(|(at, found)| (at as usize, found.len())).collect();
+            assert_eq!(found, expected);
+        }
+    }
+}
