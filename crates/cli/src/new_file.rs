@@ -1,10 +1,9 @@
 //! Writing a new file so that it is there whole or not at all.
 
-use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::fs;
 use std::path::Path;
 
+use slimdisk::storage::{NewFile, Storage};
 use slimdisk::{Error, Kind, Result};
 
 /// Fails if `path` may not be written: it is `image` itself, or it is there and
@@ -37,42 +36,17 @@ fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Writes `data` beside `path` first and gives it the name when it is durable.
+/// Writes `data` to a new file, which gets its name when it is durable.
 pub fn write(path: &Path, data: &[u8], replace: bool) -> Result<()> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.tmp", std::process::id()));
-    let beside = path.with_file_name(name);
-    let done = write_new(&beside, data).and_then(|()| give_name(&beside, path, replace));
-    done.map_err(|cause| {
-        // Gone already if it has its name; if it cannot be removed, the first
-        // error says more.
-        let _ = fs::remove_file(&beside);
-        match cause.kind() {
-            ErrorKind::AlreadyExists => already_there(path),
-            _ => Error::io("cannot write the file", cause).in_file(path),
-        }
+    let begin = if replace { NewFile::create_replacing } else { NewFile::create };
+    let done = begin(path).and_then(|new| {
+        new.file().write_at(0, data)?;
+        new.keep()
+    });
+    done.map_err(|error| match error.kind() {
+        Kind::AlreadyExists => already_there(path),
+        _ => error.in_file(path),
     })
-}
-
-fn write_new(path: &Path, data: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    file.write_all(data)?;
-    file.sync_all()
-}
-
-fn give_name(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
-    if replace {
-        return fs::rename(from, to);
-    }
-    // A second name fails if somebody made such a file in the meantime.
-    match fs::hard_link(from, to) {
-        Ok(()) => fs::remove_file(from),
-        Err(cause) if cause.kind() == ErrorKind::AlreadyExists => Err(cause),
-        // File systems without hard links.
-        Err(_) if to.symlink_metadata().is_err() => fs::rename(from, to),
-        Err(_) => Err(ErrorKind::AlreadyExists.into()),
-    }
 }
 
 #[cfg(test)]

@@ -166,18 +166,19 @@ mod tests {
 
     #[test]
     fn stretches_are_all_that_is_not_zero() {
-        for (len, set, expected) in [
-            (3 * GRAIN, vec![], vec![]),
-            (3 * GRAIN, vec![GRAIN], vec![(GRAIN, GRAIN)]),
-            (3 * GRAIN + 9, vec![3 * GRAIN + 8], vec![(3 * GRAIN, 9)]),
-            (4 * GRAIN, vec![0, GRAIN + 5], vec![(0, 2 * GRAIN)]),
-            (5 * GRAIN, vec![0, 3 * GRAIN], vec![(0, GRAIN), (3 * GRAIN, GRAIN)]),
-            (0, vec![], vec![]),
+        for (grains, more, set, expected) in [
+            (3, 0, vec![], vec![]),
+            (3, 0, vec![GRAIN], vec![(1, GRAIN)]),
+            (3, 9, vec![3 * GRAIN + 8], vec![(3, 9)]),
+            (4, 0, vec![0, GRAIN + 5], vec![(0, 2 * GRAIN)]),
+            (5, 0, vec![0, 3 * GRAIN], vec![(0, GRAIN), (3, GRAIN)]),
+            (0, 0, vec![], vec![]),
         ] {
-            let mut bytes = vec![0; len];
+            let mut bytes = vec![0; grains * GRAIN + more];
             set.iter().for_each(|at| bytes[*at] = 1);
-            let found: Vec<_> =
-                stretches(&bytes).map(|(at, found)| (at as usize, found.len())).collect();
+            let found: Vec<_> = stretches(&bytes)
+                .map(|(at, found)| (at / GRAIN as u64, found.len()))
+                .collect();
             assert_eq!(found, expected);
         }
     }

@@ -176,6 +176,9 @@ impl HostFile {
             }
             _ => self.error("cannot set room aside for the file", e),
         };
+        if i64::try_from(len).is_err() {
+            return Err(failed(ErrorKind::FileTooLarge.into()));
+        }
         if len > self.size_limit {
             let what = "the file would pass the size that this process may write \
                         (ulimit -f)";
@@ -485,8 +488,8 @@ impl Storage for HostFile {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::new(
                 Kind::InUse,
-                "another program opened the image for writing while it was being \
-                 compacted; stopped at a sound point",
+                "another program opened the image for writing while it was being worked \
+                 on; stopped at a sound point",
             )
             .in_file(&self.path)),
             Err(e) => Err(self.error("cannot ask for the state of the lease", e)),

@@ -4,7 +4,7 @@
 mod compacted;
 mod found;
 mod hostile;
-mod judge;
+pub mod judge;
 
 use std::fs;
 use std::ops::ControlFlow;

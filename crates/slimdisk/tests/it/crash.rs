@@ -22,32 +22,32 @@ use crate::support::Noise;
 use crate::vhd_model::{SECTOR, Shape, read_strictly};
 
 #[derive(Clone)]
-enum Op {
+pub enum Op {
     Write { offset: usize, data: Vec<u8> },
     SetLen(usize),
     Flush,
 }
 
 /// A file in memory that remembers everything that was done to it.
-struct Recorder {
+pub struct Recorder {
     state: Mutex<(Vec<u8>, Vec<Op>)>,
 }
 
 impl Recorder {
-    fn new(file: Vec<u8>) -> Self {
+    pub fn new(file: Vec<u8>) -> Self {
         Recorder { state: Mutex::new((file, Vec::new())) }
     }
 
-    fn ops(&self) -> Vec<Op> {
+    pub fn ops(&self) -> Vec<Op> {
         self.state.lock().unwrap().1.clone()
     }
 
-    fn content(&self) -> Vec<u8> {
+    pub fn content(&self) -> Vec<u8> {
         self.state.lock().unwrap().0.clone()
     }
 }
 
-fn apply(file: &mut Vec<u8>, op: &Op) {
+pub fn apply(file: &mut Vec<u8>, op: &Op) {
     match op {
         Op::Write { offset, data } => {
             if file.len() < offset + data.len() {

@@ -68,24 +68,24 @@ fn make_files(dir: &Path) -> Vec<String> {
 }
 
 /// A volume filled and half emptied by its own tools.
-struct Volume {
+pub struct Volume {
     /// `mke2fs` or `mkntfs` options.
     kind: Kind,
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// Bytes that its own tools call free.
-    free: Ranges,
+    pub free: Ranges,
     /// What is still there, as `sha256sum` prints it.
     files: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+pub enum Kind {
     Ext(&'static str),
     Ntfs(&'static str),
 }
 
 impl Volume {
-    fn make(scratch: &Scratch, kind: Kind) -> Volume {
+    pub fn make(scratch: &Scratch, kind: Kind) -> Volume {
         let pool = scratch.path("pool");
         let names = make_files(&pool);
         // A long stretch of them, and scattered ones around it.
@@ -135,7 +135,7 @@ impl Volume {
     }
 
     /// Has the volume's own tools check it, and compares every file.
-    fn judge(&self, scratch: &Scratch, bytes: &[u8]) {
+    pub fn judge(&self, scratch: &Scratch, bytes: &[u8]) {
         let image = scratch.path("judged");
         fs::write(&image, bytes).unwrap();
         let files = match self.kind {
@@ -188,7 +188,7 @@ pub fn ntfscat_free(image: &Path) -> Ranges {
 const SCHEMES: [&str; 3] = ["bare", "mbr", "gpt"];
 
 /// A disk with the volume in it, and noise where boot loaders live.
-fn make_disk(
+pub fn make_disk(
     scratch: &Scratch,
     volume: &Volume,
     scheme: &str,
@@ -222,7 +222,7 @@ fn make_disk(
 /// The three ways in which real programs lay a VHD out.
 const CONTAINERS: [&str; 3] = ["qemu", "windows", "old"];
 
-fn make_vhd(scratch: &Scratch, disk: &[u8], container: &str) -> (PathBuf, usize) {
+pub fn make_vhd(scratch: &Scratch, disk: &[u8], container: &str) -> (PathBuf, usize) {
     let path = scratch.path("disk.vhd");
     let _ = fs::remove_file(&path);
     let block_size = match container {

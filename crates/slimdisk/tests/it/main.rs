@@ -16,6 +16,8 @@
 mod btrfs;
 mod chain;
 mod chain_model;
+#[cfg(target_os = "linux")]
+mod convert;
 mod counts;
 mod crash;
 #[cfg(target_os = "linux")]
@@ -33,6 +35,8 @@ mod io_faults;
 mod layering;
 mod lvm;
 mod modes;
+#[cfg(target_os = "linux")]
+mod new_file;
 mod noise;
 mod ntfs;
 mod partition;

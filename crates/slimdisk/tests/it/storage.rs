@@ -1,7 +1,7 @@
 //! The host file and those who have it: real processes, QEMU, loop devices.
 
 mod copying;
-mod opening;
+pub mod opening;
 
 use std::io::{Read, Write};
 use std::ops::ControlFlow;

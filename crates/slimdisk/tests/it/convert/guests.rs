@@ -1,0 +1,96 @@
+//! Free space of real guests is left out; what their files hold is not.
+
+use std::fs;
+
+use super::{attempt, converted, dynamic, qemu_reads, to_fixed};
+use crate::end_to_end::{Kind, Volume, make_disk, make_vhd};
+use crate::support::{Scratch, have};
+use crate::vhd_model::read_strictly;
+
+fn free_space_is_left_out(test: &str, kind: Kind) {
+    let tools = ["mke2fs", "debugfs", "e2fsck", "dumpe2fs", "qemu-img", "sfdisk"];
+    let ntfs_tools = ["mkntfs", "ntfs-3g", "ntfsfix", "ntfscat"];
+    if !have(test, &tools) || matches!(kind, Kind::Ntfs(_)) && !have(test, &ntfs_tools) {
+        return;
+    }
+    let scratch = Scratch::new(test);
+    let volume = Volume::make(&scratch, kind);
+    let target = scratch.path("target.vhd");
+    for scheme in ["bare", "gpt"] {
+        let (disk, at) = make_disk(&scratch, &volume, scheme);
+        let (source, _) = make_vhd(&scratch, &disk, "windows");
+        for fixed in [false, true] {
+            let base = if fixed { to_fixed() } else { dynamic() };
+            let mut options = base.clone();
+            options.leave_out_free = true;
+            options.block_size = Some(512 << 10);
+            let all = attempt(&source, &target, &base);
+            fs::remove_file(&target).unwrap();
+            let report = converted(&source, &target, &options);
+            assert!(report.blocks.left_out_free > 4, "{report:?}");
+            assert_eq!(report.volumes.len(), 1);
+            assert!(fixed || report.file_size < all.file_size);
+            let back = qemu_reads(&scratch, &target);
+            assert!(back[..at.start] == disk[..at.start], "bytes before the volume");
+            assert!(back[at.end..disk.len()] == disk[at.end..], "bytes behind it");
+            let unit = if fixed { 2 << 20 } else { 512 << 10 };
+            // In the volume, what differs is free by its own tools, and zero now.
+            let mut left_out = 0;
+            for (number, old) in disk.chunks(unit).enumerate() {
+                let new = &back[number * unit..][..old.len()];
+                if new == old {
+                    continue;
+                }
+                left_out += 1;
+                assert!(new.iter().all(|byte| *byte == 0));
+                for sector in (0..old.len()).step_by(512) {
+                    let byte = number * unit + sector;
+                    if new[sector..][..512] != old[sector..][..512] {
+                        let within = (byte - at.start) as u64;
+                        assert!(volume.free.covers(&(within..within + 512)), "{byte}");
+                    }
+                }
+            }
+            let some = if fixed { 0 } else { 10 };
+            assert!(left_out > some && left_out <= report.blocks.left_out_free);
+            volume.judge(&scratch, &back[at.clone()]);
+            if !fixed {
+                let file = fs::read(&target).unwrap();
+                let there = read_strictly(&file).unwrap().iter().flatten().count();
+                assert_eq!(there as u64, report.blocks.written);
+            }
+            fs::remove_file(&target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn ext4() {
+    free_space_is_left_out("convert_ext4", Kind::Ext("-t ext4 -b 4096 -J size=4"));
+}
+
+#[test]
+fn ntfs() {
+    free_space_is_left_out("convert_ntfs", Kind::Ntfs("-c 4096"));
+}
+
+/// A volume that is not trusted keeps what its own map calls free.
+#[test]
+fn free_space_of_a_volume_in_use_is_kept() {
+    let test = "free_space_of_a_volume_in_use_is_kept";
+    if !have(test, &["mke2fs", "debugfs", "dumpe2fs", "qemu-img"]) {
+        return;
+    }
+    let scratch = Scratch::new(test);
+    let mut volume = Volume::make(&scratch, Kind::Ext("-t ext2 -b 4096"));
+    // The state "unmounted" is taken from its superblock.
+    volume.bytes[1024 + 58] = 0;
+    let (source, _) = make_vhd(&scratch, &volume.bytes, "windows");
+    let target = scratch.path("target.vhd");
+    let mut options = dynamic();
+    options.leave_out_free = true;
+    let report = converted(&source, &target, &options);
+    assert_eq!(report.blocks.left_out_free, 0);
+    assert!(report.volumes[0].reason.is_some());
+    assert!(qemu_reads(&scratch, &target) == volume.bytes);
+}
