@@ -9,10 +9,10 @@ use std::path::Path;
 
 use slimdisk::create::{self, Content, Creation, Options, Outcome, Report};
 use slimdisk::image;
-use slimdisk::storage::HostFile;
+use slimdisk::storage::{HostFile, free_space};
 use slimdisk::{Error, Kind};
 
-use crate::new_file::names;
+use crate::new_file::{names, wait_for_room};
 use crate::storage::opening::Mount;
 use crate::support::{Scratch, have, sh};
 use crate::vhd_model::read_strictly;
@@ -230,9 +230,13 @@ fn room_that_is_missing_is_known_before() {
         let vast = Options::new(Content::Dynamic { size: 2040 << 30 });
         drop(Creation::prepare(&path, &vast).unwrap());
         assert!(names(&mount.0).is_empty());
-        made(&path, &fixed(6 * MIB));
+        let room = free_space(&path).unwrap();
+        drop(Creation::prepare(&path, &fixed(6 * MIB)).unwrap());
+        wait_for_room(&path, room);
+        assert_eq!(create(&path, &fixed(6 * MIB)).outcome, Outcome::Created);
         let error = Creation::prepare(&mount.0.join("second"), &vast).err().unwrap();
         assert_eq!(error.kind(), Kind::DiskFull, "{error:?}");
         fs::remove_file(&path).unwrap();
+        wait_for_room(&path, room);
     }
 }

@@ -4,7 +4,9 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use slimdisk::Kind;
@@ -20,7 +22,7 @@ use crate::chain::content;
 use crate::crash::{Op, Recorder, apply};
 use crate::create::made;
 use crate::faults::{Call, Fault, Faulty, MemFile};
-use crate::new_file::names;
+use crate::new_file::{names, wait_for_room};
 use crate::storage::opening::Mount;
 use crate::support::{Noise, Scratch, have, sh};
 use crate::vhd_model::Shape;
@@ -189,7 +191,7 @@ fn a_full_disk_is_known_before_or_leaves_nothing() {
         assert_eq!(error.path(), Some(&*target));
         assert_eq!(names(&mount.0), before);
         sh("sync");
-        assert_eq!(free_space(&target).unwrap(), free);
+        wait_for_room(&target, free);
         // The tables alone do not fit.
         let leave = 64 << 10;
         fs::write(mount.0.join("filler"), vec![1; (free - leave) as usize]).unwrap();
@@ -214,28 +216,39 @@ fn vast_empty_disks_are_quick() {
     assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
 }
 
+/// Opens a file for writing in a thread of its own, where that waits until our lease is
+/// given back.
+pub fn writer_comes(path: &Path) -> JoinHandle<fs::File> {
+    let path = path.to_owned();
+    let writer =
+        std::thread::spawn(move || fs::File::options().write(true).open(path).unwrap());
+    std::thread::sleep(Duration::from_millis(300));
+    writer
+}
+
 #[test]
 fn a_source_that_is_written_to_ends_the_conversion() {
     let scratch = Scratch::new("a_source_that_is_written_to");
     let disk = disk(&mut Noise::new(9), 12 * MIB);
     let (source, target) = (scratch.path("source.vhd"), scratch.path("target.vhd"));
     fs::write(&source, Shape::of_disk(&disk, 2 * MIB, true, *b"win ")).unwrap();
-    let mut writer = None;
-    let report = convert::convert(&source, &target, &dynamic(), &mut |at| {
-        if at.done > 0 && writer.is_none() {
-            let path = source.clone();
-            // It waits until our lease is given back.
-            writer = Some(std::thread::spawn(move || {
-                fs::File::options().write(true).open(path).unwrap()
-            }));
-            std::thread::sleep(Duration::from_millis(300));
-        }
-        ControlFlow::Continue(())
-    });
-    drop(writer.unwrap().join().unwrap());
-    assert_eq!(report.outcome, Outcome::Failed);
-    assert_eq!(report.cause.unwrap().kind(), Kind::InUse);
-    assert_eq!(names(scratch.dir()), ["source.vhd"]);
+    // While it is copied, or compared.
+    for phase in [Phase::Copy, Phase::VerifyAfter] {
+        let mut writer = None;
+        let mut last = Phase::Map;
+        let report = convert::convert(&source, &target, &dynamic(), &mut |at| {
+            last = at.phase;
+            if at.phase == phase && at.done > 0 && writer.is_none() {
+                writer = Some(writer_comes(&source));
+            }
+            ControlFlow::Continue(())
+        });
+        drop(writer.unwrap().join().unwrap());
+        assert_eq!(report.outcome, Outcome::Failed);
+        assert_eq!(report.cause.unwrap().kind(), Kind::InUse);
+        assert_eq!(last, phase, "it went on");
+        assert_eq!(names(scratch.dir()), ["source.vhd"]);
+    }
 }
 
 /// Changes a byte of the file that has no name yet, in the folder of `scratch`.

@@ -2,9 +2,13 @@
 
 use std::fs;
 
+use slimdisk::ranges::Ranges;
+
 use super::{attempt, converted, dynamic, qemu_reads, to_fixed};
+use crate::chain_model::fixed;
 use crate::end_to_end::{Kind, Volume, make_disk, make_vhd};
-use crate::support::{Scratch, have};
+use crate::ext::dumpe2fs_free;
+use crate::support::{Scratch, have, sh};
 use crate::vhd_model::read_strictly;
 
 fn free_space_is_left_out(test: &str, kind: Kind) {
@@ -93,4 +97,42 @@ fn free_space_of_a_volume_in_use_is_kept() {
     assert_eq!(report.blocks.left_out_free, 0);
     assert!(report.volumes[0].reason.is_some());
     assert!(qemu_reads(&scratch, &target) == volume.bytes);
+}
+
+/// The last block of a disk goes too, though the disk ends within it.
+#[test]
+fn free_space_in_the_last_block_is_left_out() {
+    let test = "free_space_in_the_last_block_is_left_out";
+    if !have(test, &["mke2fs", "dumpe2fs"]) {
+        return;
+    }
+    let scratch = Scratch::new(test);
+    let raw = scratch.path("raw");
+    sh(&format!("truncate -s 9M {0}; mke2fs -q -F -t ext2 -b 4096 {0}", raw.display()));
+    let free: Ranges = dumpe2fs_free(&raw).into_iter().collect();
+    let mut disk = fs::read(&raw).unwrap();
+    let end = disk.len() as u64;
+    assert!(free.covers(&(8 << 20..end)));
+    disk[8 << 20..].fill(7);
+    disk.extend([0; 8192]);
+    let (source, target) = (scratch.path("source.vhd"), scratch.path("target.vhd"));
+    fs::write(&source, fixed(&disk, 6)).unwrap();
+    let mut options = dynamic();
+    options.leave_out_free = true;
+    let report = converted(&source, &target, &options);
+    assert_eq!(report.blocks.total, 5);
+    let file = fs::read(&target).unwrap();
+    assert!(read_strictly(&file).unwrap()[4].is_none());
+    // And not when there is anything in what no map speaks for.
+    *disk.last_mut().unwrap() = 1;
+    for path in [&source, &target] {
+        fs::remove_file(path).unwrap();
+    }
+    fs::write(&source, fixed(&disk, 6)).unwrap();
+    converted(&source, &target, &options);
+    let file = fs::read(&target).unwrap();
+    let blocks = read_strictly(&file).unwrap();
+    assert!(
+        blocks[4].as_ref().unwrap().data[..disk.len() - (8 << 20)] == disk[8 << 20..]
+    );
 }

@@ -2,18 +2,20 @@
 //! parent lies.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use slimdisk::Kind;
-use slimdisk::create::{Content, Options, Report};
+use slimdisk::create::{self, Content, Options, Outcome, Report};
 use slimdisk::image::ImageType;
 use slimdisk::image::parent::ParentLookup;
 use slimdisk::storage::HostFile;
 
-use super::{MIB, create, made, refused};
+use super::{MIB, made, refused};
 use crate::chain::{content, judge, open};
 use crate::chain_model::{fixed, read_chain};
 use crate::convert::disk;
+use crate::convert::faults::writer_comes;
 use crate::new_file::names;
 use crate::support::{Noise, Scratch, have};
 use crate::vhd_model::{Shape, set_checksum};
@@ -148,7 +150,7 @@ fn chains_end_at_64_images() {
     let mut last = base;
     for level in 2..=64 {
         let path = scratch.path(&format!("{level}.vhd"));
-        let report = create(&path, &child_of(&last));
+        let report = super::create(&path, &child_of(&last));
         assert_eq!(report.error, None, "{level}");
         last = path;
     }
@@ -204,4 +206,23 @@ fn parents_that_cannot_be_are_refused() {
     assert_eq!(error.kind(), Kind::InUse);
     drop(held);
     made(&at("new.vhd"), &child_of(&at("base.vhd")));
+}
+
+#[test]
+fn a_parent_that_is_written_to_gets_no_child() {
+    let scratch = Scratch::new("a_parent_that_is_written_to");
+    let base = scratch.path("base.vhd");
+    fs::write(&base, fixed(&vec![1; MIB as usize], 1)).unwrap();
+    let mut writer = None;
+    let options = child_of(&base);
+    let report = create::create(&scratch.path("new.vhd"), &options, &mut |_| {
+        if writer.is_none() {
+            writer = Some(writer_comes(&base));
+        }
+        ControlFlow::Continue(())
+    });
+    drop(writer.unwrap().join().unwrap());
+    assert_eq!(report.outcome, Outcome::Failed);
+    assert_eq!(report.cause.unwrap().kind(), Kind::InUse);
+    assert_eq!(names(scratch.dir()), ["base.vhd"]);
 }
