@@ -4,6 +4,9 @@
 use slimdisk::storage::ReadAt;
 use slimdisk::{Error, Result};
 
+#[path = "../../crates/slimdisk/tests/it/chain_model.rs"]
+pub mod chain_model;
+pub mod edits;
 #[path = "../../crates/slimdisk/tests/it/faults.rs"]
 pub mod faults;
 #[allow(dead_code)]

@@ -29,6 +29,11 @@ pub use crate::progress::{Hook, Phase, Progress};
 use crate::storage::{HostFile, Meter, Storage};
 use crate::volume::Allowances;
 
+/// What the host holds of a file beyond its length, in bytes, is room that an
+/// interrupted merge had set aside, if it is at least this; less is how file systems
+/// round.
+const SET_ASIDE: u64 = 1 << 20;
+
 /// What the user wants of a compaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -52,6 +57,9 @@ pub struct Options {
     /// what its parent shows. Always so for an image that others in its folder name as
     /// their parent, for they may read what its own volumes call free.
     pub preserve: bool,
+    /// A parent lies in another folder, where nobody would see that this image depends
+    /// on it.
+    pub(crate) distant_parent: bool,
 }
 
 /// What [`examine`] found: all that `info` and `map` show.
@@ -96,11 +104,13 @@ pub fn examine(
     let (mut parents, mut parents_error, mut survey) = (Vec::new(), None, None);
     match parent::open_parents(&mut *image, file.path(), &options.parents) {
         Ok(chain) => {
+            let options = &for_parents(options, &chain, file.path());
             survey = survey::survey(&*image, options, search, hook).map_err(named)?;
             if survey.is_none() {
                 return Ok(None);
             }
             facts.notes.extend(chain_notes(&chain));
+            facts.notes.extend(distance_note(options));
             parents = chain.parents().to_vec();
         }
         Err(error) => parents_error = Some(Arc::new(in_file(error, &file, path))),
@@ -167,10 +177,15 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
         let mut counts = file.counts();
         counts.bytes_read += chain.bytes_read();
         report.io = IoReport::of_run(counts);
+        let set_aside = report.host_bytes_before.saturating_sub(report.file_size_before);
+        let give_back = set_aside >= SET_ASIDE;
+        if give_back && let Err(error) = file.give_back() {
+            report.notes.push(error.chain());
+        }
         report.host_bytes_after = file.inner().host_bytes().ok();
         // After a failure, too: the guest's disk is the same.
         if !options.touch
-            && report.io.bytes_written != Some(0)
+            && (report.io.bytes_written != Some(0) || give_back)
             && let Err(error) = file.inner().restore_times(times)
         {
             report.notes.push(error.chain());
@@ -313,7 +328,9 @@ fn prepare(
         // What the image itself forbids is said before its parents are looked for.
         image.settled()?;
         chain = parent::open_parents(&mut *image, path, &options.parents)?;
+        options = for_parents(&options, &chain, path);
         report.notes.extend(chain_notes(&chain));
+        report.notes.extend(distance_note(&options));
         report.parents = chain.parents().to_vec();
     }
     image.compactable()?;
@@ -353,10 +370,26 @@ fn children(path: &Path, facts: &Facts) -> Children {
     facts.unique_id.map(|id| parent::children_of(path, &id)).unwrap_or_default()
 }
 
-/// What is wanted of an image that has these children.
+/// What is wanted of an image that has these children, or may have.
 fn for_children(options: &Options, children: &Children) -> Options {
-    let preserve = options.preserve || !children.paths.is_empty();
+    let preserve = options.preserve || !children.paths.is_empty() || children.unreadable;
     Options { preserve, ..options.clone() }
+}
+
+/// What is wanted of the image at `path` that has these parents.
+fn for_parents(options: &Options, chain: &Chain, path: &Path) -> Options {
+    let distant = |parent: &Parent| parent.path.parent() != path.parent();
+    let distant_parent = chain.parents().iter().any(distant);
+    Options { distant_parent, ..options.clone() }
+}
+
+fn distance_note(options: &Options) -> Option<String> {
+    options.distant_parent.then(|| {
+        "a parent lies in another folder, where nobody sees that this image depends on it \
+         when that parent is compacted: of what the parents show the same, only zeros are \
+         given up"
+            .to_owned()
+    })
 }
 
 fn children_notes(children: &Children) -> Option<String> {
@@ -365,6 +398,13 @@ fn children_notes(children: &Children) -> Option<String> {
         .iter()
         .map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy())
         .collect();
+    if names.is_empty() && children.unreadable {
+        return Some(
+            "an image in the same folder may not be read, so it may be a child of this one: \
+             only what reads the same afterwards can be given up"
+                .to_owned(),
+        );
+    }
     (!names.is_empty()).then(|| {
         format!(
             "the disk is the parent of {}: only what reads the same afterwards can be given \

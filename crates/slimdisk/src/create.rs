@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 mod folders;
-mod identity;
 mod parent;
 mod report;
 
@@ -14,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use uuid::Uuid;
+
 use self::folders::Folders;
-pub(crate) use self::identity::unique_id;
 use self::parent::Above;
 pub use self::report::{Outcome, Report};
 use crate::error::{Error, Kind, Result};
@@ -63,6 +63,11 @@ impl Options {
     pub fn new(content: Content) -> Self {
         Options { content, block_size: None, parents: ParentLookup::default() }
     }
+}
+
+/// An identity that no other disk has.
+pub(crate) fn unique_id() -> [u8; 16] {
+    Uuid::new_v4().into_bytes()
 }
 
 /// The format that new disks have.
@@ -166,7 +171,11 @@ impl Creation {
         let file = NewFile::create(&self.target)?;
         match self.new.image_type {
             ImageType::Fixed => file.reserve(self.report.file_size)?,
-            _ => file.require(self.report.file_size)?,
+            _ => {
+                file.require(self.report.file_size)?;
+                // It is to hold all that the guest may write one day.
+                file.allow(FORMAT.max_len(&self.new))?;
+            }
         }
         Ok(file)
     }

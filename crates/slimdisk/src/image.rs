@@ -1,10 +1,11 @@
 //! Images: files that hold a guest's disk in blocks.
 //!
-//! An [`Image`] reads as the guest's disk and changes by three durable verbs:
+//! An [`Image`] reads as the guest's disk and changes by four durable verbs:
 //! *release* (a block's bytes are given up), *relocate* (a block moves to
-//! another place in the file) and *truncate* (the file is cut behind its last
-//! block). Between any two writes of these verbs the file is a sound image with
-//! the same live content.
+//! another place in the file), *truncate* (the file is cut behind its last
+//! block) and *write* (sectors get other bytes, blocks get places). Between any
+//! two writes of the first three the file is a sound image with the same live
+//! content; of the last, with the same content but for what is being written.
 //!
 //! Adding a format is one file beside the others and a row in [`FORMATS`].
 
@@ -23,7 +24,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ranges::Ranges;
 use crate::storage::{HostFile, ReadAt, Storage};
 
-use self::parent::ParentLink;
+use self::parent::{ParentLink, ParentNames};
 
 pub use self::check::{Finding, Severity};
 
@@ -155,6 +156,16 @@ pub fn open(file: Arc<dyn Storage>) -> Result<Box<dyn Image>> {
     detect(&file)?.open(file)
 }
 
+/// Whether a file has the extension of an image.
+pub(crate) fn is_image_name(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| {
+        FORMATS
+            .iter()
+            .flat_map(|format| format.extensions())
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    })
+}
+
 /// Checks the structure of the image at `path`; gives the format's name and every
 /// broken rule.
 pub fn check_file(path: &Path) -> Result<(&'static str, Vec<Finding>)> {
@@ -262,6 +273,13 @@ impl Layout {
         (end + self.trailer_len).next_multiple_of(self.end_modulus)
     }
 
+    /// The first allowed place at or after `at`.
+    #[must_use]
+    pub fn place_from(&self, at: u64) -> u64 {
+        let over = (at % self.modulus + self.modulus - self.remainder) % self.modulus;
+        if over == 0 { at } else { at + self.modulus - over }
+    }
+
     /// Where the last block or table ends now.
     #[must_use]
     pub fn end_of_data(&self) -> u64 {
@@ -279,6 +297,24 @@ pub struct Move {
     pub block: u32,
     /// Its new place, an offset in the file in bytes.
     pub to: u64,
+}
+
+/// What a guest might write: bytes from an offset of its disk on, in whole sectors of
+/// 512 bytes but for what ends where the disk does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestWrite {
+    /// Offset on the guest's disk in bytes.
+    pub offset: u64,
+    /// The bytes.
+    pub data: Vec<u8>,
+}
+
+impl GuestWrite {
+    /// Where it ends on the guest's disk.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.offset + self.data.len() as u64
+    }
 }
 
 /// An open image. Reads as the guest's disk, a differencing one once it has its
@@ -312,6 +348,14 @@ pub trait Image: ReadAt {
     /// The parent it was given.
     fn parent(&self) -> Option<&Arc<dyn Image>> {
         None
+    }
+
+    /// Names its parent by these names from now on, and by no others.
+    ///
+    /// Durable when it returns; at any earlier moment the file is a sound image that
+    /// names the same disk by its old names or by the new ones.
+    fn name_parent(&mut self, _names: &ParentNames) -> Result<()> {
+        Err(wrong_type("only a differencing image has a parent to be named"))
     }
 
     /// Which bytes of an allocated block, counted from its start, the image itself
@@ -354,8 +398,50 @@ pub trait Image: ReadAt {
     /// returns.
     fn truncate(&mut self) -> Result<()>;
 
+    /// Bytes of an allocated block on which programs disagree, because the image says
+    /// that they were never written: some show what lies there, others zeros.
+    fn disputed_bytes(&self, _block: u32) -> Result<Ranges> {
+        Ok(Ranges::new())
+    }
+
+    /// Fails unless the guest's bytes can be [written](Image::write), with the reason.
+    fn writable(&self) -> Result<()> {
+        Err(wrong_type("an image of a format that is not written to"))
+    }
+
+    /// How long the file is once `blocks` more have a place and it has been
+    /// [cut](Image::truncate) behind the last.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::DiskTooLarge`] if the format cannot name so distant a place.
+    fn file_len_with(&self, _blocks: u64) -> Result<u64> {
+        self.writable().and(Err(wrong_type("an image of a fixed layout")))
+    }
+
+    /// Writes what the guest might have written, giving a place to blocks that have
+    /// none; `writes` ascend and do not overlap. Each sector is one that all programs
+    /// take from the image from then on.
+    ///
+    /// Durable when it returns. At any earlier moment each sector that is written to
+    /// reads as before or as it will, or, where power was cut in the middle of it, as
+    /// some of both; all others read as before.
+    fn write(&mut self, _writes: &[GuestWrite]) -> Result<()> {
+        self.writable()
+    }
+
     /// Checks, as [`Storage::still_exclusive`], that the file is still ours.
     fn still_exclusive(&self) -> Result<()>;
+}
+
+/// The error of an image that belongs to a saved state, for operations that must not
+/// touch any part of one.
+pub(crate) fn part_of_saved_state() -> Error {
+    Error::new(
+        Kind::InUse,
+        "the disk is part of a virtual machine's saved state: restore the machine and shut \
+         it down, or discard the saved state",
+    )
 }
 
 /// The error of an operation that needs an expanding image.

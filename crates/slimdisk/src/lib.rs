@@ -64,6 +64,7 @@ pub mod compact;
 pub mod convert;
 pub mod create;
 pub mod image;
+pub mod merge;
 pub mod partition;
 pub mod progress;
 pub mod ranges;

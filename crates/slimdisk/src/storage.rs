@@ -72,6 +72,22 @@ pub trait Storage: ReadAt {
     /// Cuts the file, or extends it with zeros, to `len` bytes.
     fn set_len(&self, len: u64) -> Result<()>;
 
+    /// Sees to it that the host has room for the file's bytes in `range`, which may lie
+    /// behind its end; the file reads the same and is as long as before. Where nothing
+    /// can be known beforehand it succeeds.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::DiskFull`], at once.
+    fn reserve(&self, _range: Range<u64>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Gives back what was reserved behind the file's end.
+    fn give_back(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Copies `len` bytes from `from` to `to`; the two do not overlap. As with
     /// a write, the copy is durable after the next flush only.
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied>;
@@ -193,6 +209,14 @@ impl<T: Storage + ?Sized> Storage for Arc<T> {
 
     fn set_len(&self, len: u64) -> Result<()> {
         (**self).set_len(len)
+    }
+
+    fn reserve(&self, range: Range<u64>) -> Result<()> {
+        (**self).reserve(range)
+    }
+
+    fn give_back(&self) -> Result<()> {
+        (**self).give_back()
     }
 
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied> {

@@ -153,16 +153,10 @@ fn slots_between(
     let full = slots.len() + wanted;
     let clear: Ranges = layout.reserved.gaps(gap);
     for range in clear.iter() {
-        let mut place = align(range.start, layout);
+        let mut place = layout.place_from(range.start);
         while slots.len() < full && place + layout.extent_len <= range.end {
             slots.push(place);
-            place = align(place + layout.extent_len, layout);
+            place = layout.place_from(place + layout.extent_len);
         }
     }
-}
-
-/// The first allowed place at or after `at`.
-fn align(at: u64, layout: &Layout) -> u64 {
-    let over = (at % layout.modulus + layout.modulus - layout.remainder) % layout.modulus;
-    if over == 0 { at } else { at + layout.modulus - over }
 }

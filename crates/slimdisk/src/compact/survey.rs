@@ -71,7 +71,7 @@ pub fn survey(
     search: bool,
     hook: &mut Hook<'_>,
 ) -> Result<Option<Survey>> {
-    let mut judge = Judge::new(image)?;
+    let mut judge = Judge::new(image, options)?;
     let mut table = None;
     let mut volumes = Volumes::default();
     if options.mode != Mode::Prezeroed {

@@ -41,11 +41,21 @@ const WORKERS: usize = 4;
 const FIRST_PIECE: u64 = 64 << 10;
 const PIECE: u64 = 1 << 20;
 
+/// What a differencing image need not hold because its parent shows the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alike {
+    /// Whatever it is.
+    Any,
+    /// Zeros alone: the parent goes on showing them whatever it is itself compacted to.
+    Zeros,
+}
+
 /// Runs `produce`, which submits jobs, and returns the blocks whose parts are all
 /// zero (or the parent's), ascending; `None` if the hook asked to stop. `total` is the sum of the
 /// jobs' bytes, for the progress.
 pub fn search(
     image: &dyn Image,
+    alike: Alike,
     total: u64,
     hook: &mut Hook<'_>,
     produce: impl FnOnce(&mut dyn FnMut(Job) -> Result<ControlFlow<()>>) -> Result<()>,
@@ -68,7 +78,7 @@ pub fn search(
                         Some((parent, block_size)) => {
                             let start = u64::from(job.block) * block_size;
                             let bufs = (&mut *buf, &mut *shown);
-                            is_parents_job(image, &**parent, &job, start, bufs)
+                            is_parents_job(image, &**parent, &job, start, alike, bufs)
                         }
                     };
                     if to_us.send((job.block, job.bytes(), answer)).is_err() {
@@ -172,6 +182,7 @@ fn is_parents_job(
     parent: &dyn Image,
     job: &Job,
     start: u64,
+    alike: Alike,
     (buf, shown): (&mut [u8], &mut [u8]),
 ) -> Result<bool> {
     let mut piece = FIRST_PIECE;
@@ -192,7 +203,7 @@ fn is_parents_job(
                 parent.read_at(start + at, inside)?;
             }
             beyond.fill(0);
-            if read != shown {
+            if read != shown || alike == Alike::Zeros && !is_zero(read) {
                 return Ok(false);
             }
             at = upto;
@@ -284,7 +295,7 @@ mod tests {
         std::thread::spawn(move || {
             let searched = std::panic::catch_unwind(|| {
                 let mut hook = |_: Progress| ControlFlow::Continue(());
-                search(&Broken, 100, &mut hook, |submit| {
+                search(&Broken, Alike::Any, 100, &mut hook, |submit| {
                     for block in 0..100 {
                         let all = std::iter::once(0..1 << 20).collect();
                         let _ = submit(Job::new(block, 0, &all))?;

@@ -13,6 +13,7 @@
 mod children;
 mod name;
 mod places;
+mod relink;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use std::time::{Duration, SystemTime};
 pub use self::children::{Children, children_of};
 pub use self::name::{ParentName, Style};
 use self::places::Places;
-use super::{Image, ImageType};
+pub use self::relink::{ParentNames, relink};
+use super::{Image, ImageType, wrong_type};
 use crate::error::{Error, Kind, Result};
 use crate::storage::{HostFile, Meter};
 
@@ -39,6 +41,8 @@ pub struct ParentLookup {
     pub follow: bool,
     /// Whether parents are to stay as they are while they are open.
     pub(crate) steady: bool,
+    /// Whether one of them is to be written to.
+    pub(crate) merging: bool,
 }
 
 /// How a differencing image names its parent.
@@ -129,12 +133,72 @@ pub fn open_parents(
     path: &Path,
     lookup: &ParentLookup,
 ) -> Result<Chain> {
-    let mut chain = Chain::default();
-    let Some(mut link) = image.parent_link()? else { return Ok(chain) };
+    let Search { chain, images } = find_parents(image, path, lookup, false)?;
+    if let Some(parent) = attach(images)? {
+        image.set_parent(parent)?;
+    }
+    Ok(chain)
+}
+
+/// A parent that is open for writing.
+pub struct Target {
+    /// The image, with its own parents.
+    pub image: Box<dyn Image>,
+    /// Its file, which nobody else has.
+    pub file: Arc<Meter<HostFile>>,
+    /// Its own parent, which is only read.
+    pub above: Option<Arc<dyn Image>>,
+    /// It and its parents; the bytes read are those of its parents.
+    pub chain: Chain,
+}
+
+/// Finds the parents of the differencing image `image`, which was opened from `path`,
+/// and opens its own for writing. The image itself is given none.
+///
+/// # Errors
+///
+/// Those of [`open_parents`] and of [`HostFile::open_exclusive`]; [`Kind::InUse`] for a
+/// parent that is part of a saved state.
+pub fn open_target(
+    image: &dyn Image,
+    path: &Path,
+    lookup: &ParentLookup,
+) -> Result<Target> {
+    let lookup = ParentLookup { steady: true, merging: true, ..lookup.clone() };
+    let Search { mut chain, mut images } = find_parents(image, path, &lookup, true)?;
+    if images.is_empty() {
+        return Err(wrong_type("only a differencing image has a parent"));
+    }
+    let mut image = images.remove(0);
+    let file = chain.files.remove(0);
+    let above = attach(images)?;
+    if let Some(above) = &above {
+        image.set_parent(above.clone())?;
+    }
+    Ok(Target { image, file, above, chain })
+}
+
+/// The parents of an image that were found, its own first, and not yet given to each
+/// other.
+#[derive(Default)]
+struct Search {
+    chain: Chain,
+    images: Vec<Box<dyn Image>>,
+}
+
+/// Finds the parents of `image`; its own is opened for writing if `exclusively`.
+fn find_parents(
+    image: &dyn Image,
+    path: &Path,
+    lookup: &ParentLookup,
+    exclusively: bool,
+) -> Result<Search> {
+    let mut search = Search::default();
+    let Search { chain, images } = &mut search;
+    let Some(mut link) = image.parent_link()? else { return Ok(search) };
     let places = Places::new(path, lookup)?;
     let mut child = path.to_owned();
     let mut ids = vec![image.facts().unique_id];
-    let mut images: Vec<Box<dyn Image>> = Vec::new();
     loop {
         let refuse = |what: String| Err(Error::invalid(what).in_file(&child));
         if link.id == [0; 16] {
@@ -154,7 +218,10 @@ pub fn open_parents(
         if ids.len() == DEEPEST {
             return refuse(format!("a chain of more than {DEEPEST} images"));
         }
-        let found = places.find(&child, &link)?;
+        let mut found = places.find(&child, &link)?;
+        if exclusively && images.is_empty() {
+            found = found.exclusively(&link)?;
+        }
         chain.notes.append(&mut link.notes);
         ids.push(Some(link.id));
         child.clone_from(&found.parent.path);
@@ -164,9 +231,13 @@ pub fn open_parents(
         images.push(found.image);
         match next {
             Some(next) => link = next,
-            None => break,
+            None => return Ok(search),
         }
     }
+}
+
+/// Gives each image the one behind it, and hands out the first.
+fn attach(mut images: Vec<Box<dyn Image>>) -> Result<Option<Arc<dyn Image>>> {
     let mut above: Option<Arc<dyn Image>> = None;
     while let Some(mut next) = images.pop() {
         if let Some(parent) = above.take() {
@@ -174,10 +245,7 @@ pub fn open_parents(
         }
         above = Some(Arc::from(next));
     }
-    if let Some(parent) = above {
-        image.set_parent(parent)?;
-    }
-    Ok(chain)
+    Ok(above)
 }
 
 /// What the difference between the parent's time of change and the one that the child

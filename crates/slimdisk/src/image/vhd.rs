@@ -29,7 +29,7 @@ use std::time::Duration;
 use zerocopy::IntoBytes;
 
 use self::fixed::FixedVhd;
-use self::inspect::{Sparse, Structures, inspect};
+use self::inspect::{Sparse, Structures, inspect, read_trailing};
 use self::raw::{
     DISK_TYPE_DIFFERENCING, DynamicHeader, FOOTER_COOKIE, FOOTER_LEN, Footer,
     HEADER_COOKIE, POISON_COOKIE, SECTOR,
@@ -37,11 +37,11 @@ use self::raw::{
 use self::sparse::SparseVhd;
 use super::parent::id_text;
 use super::{
-    Facts, Finding, Format, Geometry, Image, ImageType, NewImage, Severity, Writer,
-    wrong_type,
+    Facts, Finding, Format, Geometry, GuestWrite, Image, ImageType, NewImage, Severity,
+    Writer, wrong_type,
 };
-use crate::error::{Error, Result};
-use crate::storage::{ReadAt, Storage, read_struct};
+use crate::error::{Error, Kind, Result};
+use crate::storage::{ReadAt, Storage, past_the_end, read_struct};
 
 /// The VHD format.
 pub struct Vhd;
@@ -117,7 +117,8 @@ impl Format for Vhd {
                  (a damaged footer or its damaged copy is all that can be)",
             ));
         }
-        let Some(Structures { footer, trailing, leading, sparse: Some(sparse) }) = found
+        let Some(Structures { footer, trailing, leading, sparse: Some(sparse), .. }) =
+            found
         else {
             return Ok(Vec::new());
         };
@@ -142,20 +143,23 @@ impl Format for Vhd {
     }
 
     fn extensions(&self) -> &'static [&'static str] {
-        &["vhd", "avhd"]
+        &["vhd", "avhd", "vud"]
     }
 
     fn parent_id(&self, file: &dyn ReadAt) -> Option<[u8; 16]> {
-        let len = file.len();
-        let footer = |at: Option<u64>| {
-            read_struct::<Footer>(file, at?).ok().filter(Footer::is_sound)
-        };
-        let footer = footer(Some(0)).or_else(|| footer(len.checked_sub(FOOTER_LEN)))?;
-        if footer.disk_type.get() != DISK_TYPE_DIFFERENCING {
-            return None;
-        }
-        let header: DynamicHeader = read_struct(file, footer.data_offset.get()).ok()?;
-        (header.cookie == HEADER_COOKIE).then_some(header.parent_unique_id)
+        let leading = read_struct::<Footer>(file, 0).ok();
+        let trailing = read_trailing(file).ok().flatten().map(|(footer, _)| footer);
+        // Either may be the one that somebody goes by.
+        [leading, trailing].into_iter().flatten().filter(Footer::is_sound).find_map(
+            |footer| {
+                if footer.disk_type.get() != DISK_TYPE_DIFFERENCING {
+                    return None;
+                }
+                let at = footer.data_offset.get();
+                let header: DynamicHeader = read_struct(file, at).ok()?;
+                (header.cookie == HEADER_COOKIE).then_some(header.parent_unique_id)
+            },
+        )
     }
 
     fn limits(&self) -> RangeInclusive<u64> {
@@ -188,7 +192,7 @@ impl Format for Vhd {
 fn place_for_footer(sparse: &Sparse, len: u64) -> u64 {
     let last = sparse.table.allocated().map(|(_, place)| place).max();
     let data_end = last.map_or(0, |place| place + sparse.bitmap_len + sparse.block_size);
-    let tables_end = sparse.reserved.iter().next_back().map_or(0, |range| range.end);
+    let tables_end = sparse.named.iter().next_back().map_or(0, |range| range.end);
     let last_sector = len.next_multiple_of(SECTOR).saturating_sub(SECTOR);
     last_sector.max(data_end).max(tables_end)
 }
@@ -245,6 +249,30 @@ fn facts(
             sectors_per_track: footer.sectors_per_track,
         }),
     }
+}
+
+/// Fails unless `writes` ascend, do not overlap, and are whole sectors of a disk of
+/// `size` bytes, but for the last if the disk ends in the middle of it.
+fn check_writes(writes: &[GuestWrite], size: u64) -> Result<()> {
+    let mut least = 0;
+    for write in writes {
+        let end = write.offset.checked_add(write.data.len() as u64);
+        let end = end
+            .filter(|end| *end <= size)
+            .ok_or_else(|| past_the_end(write.offset, write.data.len() as u64, size))?;
+        if write.offset < least
+            || !write.offset.is_multiple_of(SECTOR)
+            || !(end.is_multiple_of(SECTOR) || end == size)
+        {
+            return Err(Error::new(
+                Kind::Unexpected,
+                "writes that overlap, descend, or are not whole sectors",
+            )
+            .at(write.offset));
+        }
+        least = end;
+    }
+    Ok(())
 }
 
 /// Fails for a disk that belongs to a machine in a saved state.

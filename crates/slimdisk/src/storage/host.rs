@@ -43,6 +43,18 @@ pub struct HostFile {
     /// The length or the times have changed since the last flush.
     metadata_changed: AtomicBool,
     flush_failed: AtomicBool,
+    /// How it was when it was opened, where it is to stay so and nothing keeps writers
+    /// away.
+    steady: Option<State>,
+}
+
+/// By what a change of a file shows: its length and when it was last changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State {
+    len: u64,
+    modified: Option<SystemTime>,
+    /// Of the file's own record, which nobody can set back.
+    changed: Option<(i64, i64)>,
 }
 
 /// The times of a file, to be given back to it.
@@ -74,7 +86,15 @@ impl HostFile {
         open_patiently(path, |path| {
             let (file, _) = open_to_look(path)?;
             let exclusion = platform::hold_off_writers(&file).map_err(Trouble::Held)?;
-            Self::new(file, path, exclusion)
+            // There have been file systems that told of holes where data had not been
+            // written out yet, and a hole counts as zeros. Not every system lets a
+            // reader ask for it.
+            let _ = file.sync_data();
+            let mut host = Self::new(file, path, exclusion)?;
+            if !host.exclusion.holds(Guard::ReadLease) {
+                host.steady = Some(host.state()?);
+            }
+            Ok(host)
         })
     }
 
@@ -143,6 +163,7 @@ impl HostFile {
             kernel_copy_refused: AtomicBool::new(false),
             metadata_changed: AtomicBool::new(false),
             flush_failed: AtomicBool::new(false),
+            steady: None,
             file,
         })
     }
@@ -157,27 +178,45 @@ impl HostFile {
         })
     }
 
+    fn state(&self) -> Result<State, Trouble> {
+        self.file.metadata().map(|metadata| State::of(&metadata)).map_err(trouble)
+    }
+
     /// The system's handle.
     pub(super) fn os(&self) -> &File {
         &self.file
     }
 
-    /// Sets room aside up to `len`, the file's length from then on. `room` is what the
-    /// file system has free, if it tells.
-    pub(super) fn reserve(&self, len: u64, room: Option<u64>) -> Result<()> {
+    /// Fails if the file system has no files of `len` bytes, whatever room it has.
+    pub(super) fn allow(&self, len: u64) -> Result<()> {
         let before = self.len();
-        if len <= before {
-            return Ok(());
+        // To ask costs nothing but on FAT, where small files can be told without asking.
+        if len > before && len > u64::from(u32::MAX) {
+            self.file.set_len(len).map_err(|e| self.cannot_reserve(e))?;
+            self.file.set_len(before).map_err(|e| self.cannot_reserve(e))?;
         }
-        let failed = |e: io::Error| match e.kind() {
+        Ok(())
+    }
+
+    fn cannot_reserve(&self, e: io::Error) -> Error {
+        match e.kind() {
             ErrorKind::FileTooLarge => {
                 let what = "the file would be larger than its file system allows";
                 Error::new(Kind::FileTooLarge, what).with_source(e).in_file(&self.path)
             }
             _ => self.error("cannot set room aside for the file", e),
-        };
+        }
+    }
+
+    /// Sets room aside up to `len`, the file's length from then on. `room` is what the
+    /// file system has free, if it tells.
+    pub(super) fn reserve_up_to(&self, len: u64, room: Option<u64>) -> Result<()> {
+        let before = self.len();
+        if len <= before {
+            return Ok(());
+        }
         if i64::try_from(len).is_err() {
-            return Err(failed(ErrorKind::FileTooLarge.into()));
+            return Err(self.cannot_reserve(ErrorKind::FileTooLarge.into()));
         }
         if len > self.size_limit {
             let what = "the file would pass the size that this process may write \
@@ -188,19 +227,16 @@ impl HostFile {
         if let Some(room) = room
             && room < needed
         {
-            // No room that is made helps a file that is too large. To ask costs nothing
-            // but on FAT, where small files can be told without asking.
-            if len > u64::from(u32::MAX) {
-                self.file.set_len(len).map_err(failed)?;
-                self.file.set_len(before).map_err(failed)?;
-            }
+            // No room that is made helps a file that is too large.
+            self.allow(len)?;
             return Err(no_room(needed, room).in_file(&self.path));
         }
-        match platform::reserve(&self.file, len) {
-            Err(e) if e.kind() == ErrorKind::Unsupported => self.file.set_len(len),
-            done => done,
+        match platform::reserve(&self.file, 0, len) {
+            Err(e) if e.kind() != ErrorKind::Unsupported => {
+                return Err(self.cannot_reserve(e));
+            }
+            _ => self.file.set_len(len).map_err(|e| self.cannot_reserve(e))?,
         }
-        .map_err(failed)?;
         self.written_up_to(len);
         Ok(())
     }
@@ -257,6 +293,14 @@ impl HostFile {
         self.file
             .set_times(times.0)
             .map_err(|e| self.error("cannot restore the file's times", e))
+    }
+
+    /// Makes now the time of the last change.
+    pub fn touch(&self) -> Result<()> {
+        self.metadata_changed.store(true, Relaxed);
+        self.file
+            .set_modified(SystemTime::now())
+            .map_err(|e| self.error("cannot set the file's time", e))
     }
 
     fn error(&self, what: &'static str, source: io::Error) -> Error {
@@ -441,6 +485,25 @@ impl Storage for HostFile {
         Ok(())
     }
 
+    fn reserve(&self, range: Range<u64>) -> Result<()> {
+        let len = range.end.saturating_sub(range.start);
+        if len == 0 {
+            return Ok(());
+        }
+        self.end_of_write(range.start, len)?;
+        match platform::reserve(&self.file, range.start, len) {
+            Err(e) if !is_refusal(&e) => Err(self
+                .error("the host has no room for what is to be written", e)
+                .at(range.start)),
+            _ => Ok(()),
+        }
+    }
+
+    fn give_back(&self) -> Result<()> {
+        // To "cut" a file where it ends frees what lies behind.
+        self.set_len(self.len())
+    }
+
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied> {
         let end = from
             .checked_add(len)
@@ -480,6 +543,19 @@ impl Storage for HostFile {
     }
 
     fn still_exclusive(&self) -> Result<()> {
+        if let Some(before) = &self.steady {
+            let now = self.file.metadata().map(|metadata| State::of(&metadata));
+            let now =
+                now.map_err(|e| self.error("cannot ask for the file's state", e))?;
+            if now != *before {
+                return Err(Error::new(
+                    Kind::InUse,
+                    "another program has changed the file while it was being read: stopped \
+                     at a sound point; run again when nobody writes to it",
+                )
+                .in_file(&self.path));
+            }
+        }
         if !self.exclusion.holds(Guard::Lease) && !self.exclusion.holds(Guard::ReadLease)
         {
             return Ok(());
@@ -488,12 +564,19 @@ impl Storage for HostFile {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::new(
                 Kind::InUse,
-                "another program opened the image for writing while it was being worked \
-                 on; stopped at a sound point",
+                "another program opened the image for writing while it was being \
+                 worked on; stopped at a sound point",
             )
             .in_file(&self.path)),
             Err(e) => Err(self.error("cannot ask for the state of the lease", e)),
         }
+    }
+}
+
+impl State {
+    fn of(metadata: &Metadata) -> Self {
+        let modified = metadata.modified().ok();
+        State { len: metadata.len(), modified, changed: platform::changed(metadata) }
     }
 }
 

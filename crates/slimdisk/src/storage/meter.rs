@@ -88,6 +88,14 @@ impl<S: Storage> Storage for Meter<S> {
         self.inner.set_len(len)
     }
 
+    fn reserve(&self, range: Range<u64>) -> Result<()> {
+        self.inner.reserve(range)
+    }
+
+    fn give_back(&self) -> Result<()> {
+        self.inner.give_back()
+    }
+
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied> {
         let copied = self.inner.copy_within(from, to, len)?;
         self.bytes_cloned.fetch_add(copied.cloned, Relaxed);

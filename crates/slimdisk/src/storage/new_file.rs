@@ -118,13 +118,19 @@ impl NewFile {
     /// [`Kind::FileTooLarge`] for the file system or for this process (`ulimit -f`),
     /// and [`Kind::DiskFull`].
     pub fn reserve(&self, len: u64) -> Result<()> {
-        self.file.reserve(len, room(&self.folder))
+        self.file.reserve_up_to(len, room(&self.folder))
     }
 
     /// Fails with [`Kind::DiskFull`] if the file system has less than `len` bytes free,
     /// and sets nothing aside.
     pub fn require(&self, len: u64) -> Result<()> {
         require(&self.folder, len).map_err(|e| e.in_file(&self.target))
+    }
+
+    /// Fails with [`Kind::FileTooLarge`] if the file system has no files of `len` bytes,
+    /// whatever room it has.
+    pub fn allow(&self, len: u64) -> Result<()> {
+        self.file.allow(len)
     }
 
     /// Makes the file durable and then gives it its name. What is there by now stays

@@ -26,7 +26,7 @@ pub use self::exclusion::{exclude, hold_off_writers, still_exclusive};
 #[cfg(target_os = "linux")]
 pub use self::holder::name as holder;
 #[cfg(target_os = "linux")]
-pub use self::kernel_copy::{clone_range, copy_range, next_data};
+pub use self::kernel_copy::{clone_range, copy_range, next_data, reserve};
 pub use self::new_file::*;
 #[cfg(not(target_os = "linux"))]
 pub use self::plain::*;
@@ -121,6 +121,12 @@ pub fn host_bytes(_: &File, metadata: &Metadata) -> Result<u64> {
     Ok(metadata.blocks().saturating_mul(512))
 }
 
+/// When the file's record was last changed: seconds and nanoseconds.
+#[expect(clippy::unnecessary_wraps, reason = "not every system has it")]
+pub fn changed(metadata: &Metadata) -> Option<(i64, i64)> {
+    Some((metadata.ctime(), metadata.ctime_nsec()))
+}
+
 /// The unit in which the file system can share bytes.
 pub fn block_size(metadata: &Metadata) -> u64 {
     metadata.blksize()
@@ -180,10 +186,6 @@ mod plain {
         Err(Error::from(ErrorKind::Unsupported))
     }
 
-    pub fn reserve(_: &File, _: u64) -> Result<()> {
-        Err(Error::from(ErrorKind::Unsupported))
-    }
-
     pub fn clone_range(_: &File, _: u64, _: u64, _: u64) -> Result<()> {
         Err(Error::from(ErrorKind::Unsupported))
     }
@@ -193,6 +195,10 @@ mod plain {
     }
 
     pub fn next_data(_: &File, _: u64, _: u64) -> Result<Option<Range<u64>>> {
+        Err(Error::from(ErrorKind::Unsupported))
+    }
+
+    pub fn reserve(_: &File, _: u64, _: u64) -> Result<()> {
         Err(Error::from(ErrorKind::Unsupported))
     }
 }

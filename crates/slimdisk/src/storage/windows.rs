@@ -113,6 +113,11 @@ pub fn host_bytes(file: &File, _: &Metadata) -> Result<u64> {
     Ok(u64::try_from(info.AllocationSize).unwrap_or(0))
 }
 
+/// Nothing that std tells of.
+pub fn changed(_: &Metadata) -> Option<(i64, i64)> {
+    None
+}
+
 /// The unit in which the file system can share bytes; nothing is shared here.
 pub fn block_size(_: &Metadata) -> u64 {
     4096
@@ -153,11 +158,6 @@ pub fn sync_folder(_: &Path) -> Result<()> {
     Ok(())
 }
 
-/// To set the length allocates the file here.
-pub fn reserve(_: &File, _: u64) -> Result<()> {
-    Err(Error::from(ErrorKind::Unsupported))
-}
-
 /// How many bytes this user may still write to a folder.
 pub fn room(folder: &Path) -> Result<Option<u64>> {
     let folder = wide(folder);
@@ -182,6 +182,12 @@ pub fn clone_range(_: &File, _: u64, _: u64, _: u64) -> Result<()> {
 }
 
 pub fn copy_range(_: &File, _: u64, _: u64, _: u64) -> Result<u64> {
+    Err(Error::from(ErrorKind::Unsupported))
+}
+
+/// What lies behind a file's end cannot be had beforehand without more ado; to set the
+/// length allocates the file here.
+pub fn reserve(_: &File, _: u64, _: u64) -> Result<()> {
     Err(Error::from(ErrorKind::Unsupported))
 }
 

@@ -2,9 +2,11 @@
 //! 7-Zip and by libvhdi. (qemu is no judge: it reads a child as if it had no parent.)
 
 mod compacted;
+mod failing;
 mod found;
 mod hostile;
 pub mod judge;
+mod relinked;
 
 use std::fs;
 use std::ops::ControlFlow;

@@ -1,6 +1,8 @@
 //! Chains of differencing VHDs: a writer and a reader that share no code with the
 //! library, after the specification alone.
 
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
 use crate::support::Noise;
 use crate::vhd_model::{SECTOR, Shape, read_strictly, set_checksum};
 

@@ -213,14 +213,14 @@ fn compact(storage: Arc<Recorder>, verdicts: &[Verdict], blocks_a_round: u64) {
     compact_image(&mut *image, verdicts, blocks_a_round);
 }
 
-fn compact_image(image: &mut dyn Image, verdicts: &[Verdict], blocks_a_round: u64) {
+pub fn compact_image(image: &mut dyn Image, verdicts: &[Verdict], blocks_a_round: u64) {
     let plan = plan(&image.layout().unwrap(), verdicts);
     let round = blocks_a_round * plan.extent_len;
     run(image, &plan, round, &mut |_| ControlFlow::Continue(())).unwrap();
 }
 
 /// How many states the quick run draws, and how many of them the long one.
-fn states_wanted() -> usize {
+pub fn states_wanted() -> usize {
     if std::env::var_os("SLIMDISK_LONG").is_some() { 400_000 } else { 24_000 }
 }
 

@@ -34,6 +34,7 @@ mod hfsplus;
 mod io_faults;
 mod layering;
 mod lvm;
+mod merge;
 mod modes;
 #[cfg(target_os = "linux")]
 mod new_file;
@@ -41,6 +42,7 @@ mod noise;
 mod ntfs;
 mod partition;
 mod planner;
+mod relink;
 mod samples;
 mod signature;
 #[cfg(target_os = "linux")]

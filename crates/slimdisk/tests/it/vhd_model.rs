@@ -298,7 +298,9 @@ pub fn read_strictly(file: &[u8]) -> Result<Vec<Option<Block<'_>>>, String> {
         return err("footers differ");
     }
     let header_at = be64(leading, 16);
-    let header = &file[header_at..header_at + 1024];
+    let Some(header) = file.get(header_at..header_at.saturating_add(1024)) else {
+        return err("header outside the file");
+    };
     if &header[..8] != b"cxsparse" || !checksum_holds(header, 36) {
         return err("header damaged");
     }

@@ -7,7 +7,8 @@ use super::counters::Counters;
 use super::order::Order;
 use super::own::{self, Own};
 use crate::compact::report::{KeptBytes, VolumeReport, VolumeState};
-use crate::compact::{Hook, Phase, Progress};
+use crate::compact::zeros::Alike;
+use crate::compact::{Hook, Options, Phase, Progress};
 use crate::error::{Kind, Result};
 use crate::image::Image;
 use crate::partition::PartitionTable;
@@ -90,6 +91,8 @@ pub struct Judge<'a> {
     pub free: Vec<u32>,
     /// Of a differencing image, what it holds itself.
     pub own: Option<Own<'a>>,
+    /// What it need not hold because its parent shows the same.
+    pub alike: Alike,
     /// Bytes of the disk for which a trusted map speaks.
     pub judged: Ranges,
     /// Bytes of the disk inside any volume.
@@ -101,7 +104,7 @@ pub struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    pub fn new(image: &'a dyn Image) -> Result<Self> {
+    pub fn new(image: &'a dyn Image, options: &Options) -> Result<Self> {
         let facts = image.facts();
         let block_size = match facts.block_size {
             0 => NO_BLOCKS,
@@ -111,6 +114,7 @@ impl<'a> Judge<'a> {
             image,
             block_size,
             own: Own::read(image, block_size, facts.blocks_total)?,
+            alike: if options.distant_parent { Alike::Zeros } else { Alike::Any },
             free: vec![0; facts.blocks_total as usize],
             judged: Ranges::new(),
             volume_space: Ranges::new(),

@@ -29,7 +29,7 @@ impl Judge<'_> {
         for block in candidates {
             total += self.unknown(*block)?.total();
         }
-        zeros::search(self.image, total, hook, |submit| {
+        zeros::search(self.image, self.alike, total, hook, |submit| {
             for block in candidates {
                 let start = self.block_range(*block).start;
                 let job = Job::new(*block, start, &self.unknown(*block)?);
@@ -55,7 +55,7 @@ impl Judge<'_> {
             .filter(|block| verdicts.get(*block as usize) == Some(&Verdict::Live))
             .map(|block| self.held_bytes(block) - self.held_free_bytes(block))
             .sum();
-        zeros::search(self.image, total, hook, |submit| {
+        zeros::search(self.image, self.alike, total, hook, |submit| {
             let mut gathering = Gathering {
                 judge: self,
                 dropping: options.drop_unpartitioned,

@@ -1,27 +1,31 @@
 //! The images beside an image that name it as their parent.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::image::FORMATS;
-use crate::storage::HostFile;
+use crate::error::Kind;
+use crate::image::{FORMATS, is_image_name};
+use crate::storage::{HostFile, real_path};
 
-/// How many files of a folder are looked at.
+/// How many entries of a folder are looked at.
 const MOST_FILES: usize = 4096;
 
 /// The children of an image that lie in its folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Children {
-    /// Their files, by name.
+    /// Their files, links followed, by name.
     pub paths: Vec<PathBuf>,
     /// Whether not all files could be looked at: there may be more.
     pub incomplete: bool,
+    /// Whether one of those has the name of an image and may not be read; one that is
+    /// merely in use is not counted.
+    pub unreadable: bool,
 }
 
 /// Looks for images that name the disk `id`, the image at `path`, as their parent: in
-/// its own folder, at their headers alone, and so that nobody who has them notices.
+/// its own folder, whatever their names, at their headers alone, and so that nobody who
+/// has them notices.
 #[must_use]
 pub fn children_of(path: &Path, id: &[u8; 16]) -> Children {
     let mut children = Children::default();
@@ -31,37 +35,37 @@ pub fn children_of(path: &Path, id: &[u8; 16]) -> Children {
         children.incomplete = true;
         return children;
     };
-    let mut looked_at = 0;
-    for entry in entries.flatten() {
-        let file = entry.path();
-        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        let known = |extension: &OsStr| {
-            FORMATS.iter().any(|format| {
-                format
-                    .extensions()
-                    .iter()
-                    .any(|known| extension.eq_ignore_ascii_case(known))
-            })
-        };
-        if !is_file || !file.extension().is_some_and(known) || file == path {
+    for (number, entry) in entries.enumerate() {
+        let Ok(entry) = entry else {
+            children.incomplete = true;
             continue;
-        }
-        looked_at += 1;
-        if looked_at > MOST_FILES {
+        };
+        if number >= MOST_FILES {
             children.incomplete = true;
             break;
         }
-        match HostFile::glance(&file) {
+        // A link may lead to a child, too.
+        let file = entry.path();
+        let Ok(real) = real_path(&file) else { continue };
+        if real == path || !real.is_file() {
+            continue;
+        }
+        match HostFile::glance(&real) {
             Ok(glance) => {
                 let named = FORMATS.iter().find_map(|format| format.parent_id(&glance));
                 if named.as_ref() == Some(id) {
-                    children.paths.push(file);
+                    children.paths.push(real);
                 }
             }
             // Somebody has it to himself, or it is not ours to read.
-            Err(_) => children.incomplete = true,
+            Err(error) if is_image_name(&file) || is_image_name(&real) => {
+                children.incomplete = true;
+                children.unreadable |= error.kind() != Kind::InUse;
+            }
+            Err(_) => {}
         }
     }
     children.paths.sort();
+    children.paths.dedup();
     children
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::name::{ParentName, Parts};
 use super::{Parent, ParentLink, ParentLookup, id_text, time_note};
 use crate::error::{Error, Kind, Result};
-use crate::image::{Image, open};
+use crate::image::{Image, open, part_of_saved_state};
 use crate::storage::{HostFile, Meter};
 
 /// How many entries of a folder are looked at for a name in other letter case.
@@ -21,6 +21,8 @@ pub struct Places {
     follow: bool,
     /// Whether writers are to be kept away from parents.
     steady: bool,
+    /// Whether the parents are part of what is to be changed.
+    merging: bool,
 }
 
 /// A parent that is the right one.
@@ -28,6 +30,37 @@ pub struct Found {
     pub image: Box<dyn Image>,
     pub file: Arc<Meter<HostFile>>,
     pub parent: Parent,
+}
+
+impl Found {
+    /// Opens the same file for writing, to the exclusion of everybody else, and has it
+    /// prove once more that it is the parent: what was there before may be gone.
+    pub fn exclusively(self, link: &ParentLink) -> Result<Self> {
+        let Found { image, file, parent } = self;
+        // A file that is open already cannot be had alone.
+        drop((image, file));
+        let path = &parent.path;
+        let file = Arc::new(Meter::new(HostFile::open_exclusive(path)?));
+        let again = open(file.clone()).and_then(|image| {
+            if image.facts().unique_id != Some(link.id) {
+                return Err(Error::new(
+                    Kind::ParentMismatch,
+                    "another file took the parent's place while it was being opened",
+                ));
+            }
+            settled(&*image, true)?;
+            Ok(image)
+        });
+        Ok(Found { image: again.map_err(|e| e.in_file(path))?, file, parent })
+    }
+}
+
+/// Fails for a disk that is not what the guest will find.
+fn settled(image: &dyn Image, merging: bool) -> Result<()> {
+    if merging && image.facts().saved_state {
+        return Err(part_of_saved_state());
+    }
+    image.settled()
 }
 
 /// What came of looking for one parent.
@@ -56,7 +89,8 @@ impl Places {
             }
             allowed.push(real);
         }
-        Ok(Places { allowed, follow: lookup.follow, steady: lookup.steady })
+        let &ParentLookup { follow, steady, merging, .. } = lookup;
+        Ok(Places { allowed, follow, steady, merging })
     }
 
     /// Finds the parent that `child` names by `link`.
@@ -209,7 +243,7 @@ impl Places {
         )
         .in_file(path));
         }
-        image.settled().map_err(|e| e.in_file(path))?;
+        settled(&*image, self.merging).map_err(|e| e.in_file(path))?;
         let mut notes = facts.notes;
         notes.extend(time_note(link.modified, file.inner().modified()));
         let parent = Parent {

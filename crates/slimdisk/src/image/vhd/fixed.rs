@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::raw::Footer;
-use super::{facts, not_saved};
+use super::{check_writes, facts, not_saved};
 use crate::error::Result;
-use crate::image::{Facts, Image, ImageType, Layout, Move, wrong_type};
+use crate::image::{Facts, GuestWrite, Image, ImageType, Layout, Move, wrong_type};
 use crate::storage::{ReadAt, Section, Storage};
 
 /// A fixed image: the disk and a footer.
@@ -73,6 +73,22 @@ impl Image for FixedVhd {
 
     fn truncate(&mut self) -> Result<()> {
         Err(wrong_type(FIXED))
+    }
+
+    fn writable(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn file_len_with(&self, _: u64) -> Result<u64> {
+        Ok(self.file.len())
+    }
+
+    fn write(&mut self, writes: &[GuestWrite]) -> Result<()> {
+        check_writes(writes, self.size)?;
+        for write in writes {
+            self.file.write_at(write.offset, &write.data)?;
+        }
+        self.file.flush()
     }
 
     fn still_exclusive(&self) -> Result<()> {

@@ -40,6 +40,12 @@ pub struct Structures {
     pub trailing: Option<u64>,
     /// Whether the copy at the start is sound (a fixed disk has none).
     pub leading: bool,
+    /// Where the file's data ends: at the trailing footer, or at the end if there is none.
+    pub data_end: u64,
+    /// Two sound footers name two headers, as an interrupted change of the parent's names
+    /// leaves them: the header that does not count, and where it lies. The footer that
+    /// names it is not among the sound ones above.
+    pub other: Option<(u64, DynamicHeader)>,
     /// Of an expanding image.
     pub sparse: Option<Sparse>,
 }
@@ -54,6 +60,8 @@ pub struct Sparse {
     pub table: BlockTable,
     pub batmap: Option<Batmap>,
     /// Header, table, batmap, locators and the leading footer.
+    pub named: Ranges,
+    /// The same with the room between them, where no block may be put either.
     pub reserved: Ranges,
 }
 
@@ -103,8 +111,20 @@ pub fn inspect(
             return Ok(None);
         }
     }
-    let sound_leading = leading.filter(Footer::is_sound);
-    let sound_trailing = trailing.filter(|(footer, _)| footer.is_sound());
+    let mut sound_leading = leading.filter(Footer::is_sound);
+    let mut sound_trailing = trailing.filter(|(footer, _)| footer.is_sound());
+    let data_end = sound_trailing.map_or(file.len(), |(_, offset)| offset);
+    let mut other = None;
+    if let (Some(first), Some((last, _))) = (&sound_leading, &sound_trailing)
+        && let Some([first, last]) = two_headers(file, first, last)?
+    {
+        // The one in front is where it belongs; the other was made for the change.
+        if first.0 < last.0 {
+            (sound_trailing, other) = (None, Some(last));
+        } else {
+            (sound_leading, other) = (None, Some(first));
+        }
+    }
     let Some(footer) = sound_trailing.map(|(footer, _)| footer).or(sound_leading) else {
         let (footer, offset) = match (trailing, leading) {
             (Some((footer, offset)), _) if footer.cookie == FOOTER_COOKIE => {
@@ -137,13 +157,16 @@ pub fn inspect(
         footer,
         trailing: sound_trailing.map(|(_, offset)| offset),
         leading: sound_leading.is_some(),
+        data_end,
+        other,
         sparse: None,
     };
     check_footer(&footer, sound_trailing.map_or(0, |(_, o)| o), findings);
     match footer.disk_type.get() {
         DISK_TYPE_FIXED => check_fixed(file, &structures, findings),
         DISK_TYPE_DYNAMIC | DISK_TYPE_DIFFERENCING => {
-            check_copies(leading.as_ref(), trailing.as_ref(), file.len(), findings);
+            let copies = (leading.as_ref(), trailing.as_ref());
+            check_copies(copies, other.is_some(), file.len(), findings);
             structures.sparse = sparse(file, &structures, findings)?;
         }
         other => findings.push(Finding::new(
@@ -157,9 +180,46 @@ pub fn inspect(
     Ok(Some(structures))
 }
 
+/// The headers that two sound footers name, with where they lie, if they are two and
+/// differ in nothing but in what the parent of the same disk is called: as a change of
+/// these names leaves them when it is interrupted.
+fn two_headers(
+    file: &dyn ReadAt,
+    first: &Footer,
+    last: &Footer,
+) -> Result<Option<[(u64, DynamicHeader); 2]>> {
+    let ats = [first.data_offset.get(), last.data_offset.get()];
+    let alike =
+        Footer { data_offset: last.data_offset, checksum: last.checksum, ..*first };
+    if ats[0] == ats[1]
+        || alike != *last
+        || first.disk_type.get() != DISK_TYPE_DIFFERENCING
+    {
+        return Ok(None);
+    }
+    let mut found = Vec::with_capacity(2);
+    for at in ats {
+        if !at.is_multiple_of(SECTOR)
+            || at < FOOTER_LEN
+            || at > file.len().saturating_sub(HEADER_LEN)
+        {
+            return Ok(None);
+        }
+        let header: DynamicHeader = read_struct(file, at)?;
+        if header.cookie != HEADER_COOKIE
+            || header.checksum.get() != header.computed_checksum()
+        {
+            return Ok(None);
+        }
+        found.push((at, header));
+    }
+    let found: Option<[_; 2]> = found.try_into().ok();
+    Ok(found.filter(|[a, b]| a.1.without_names() == b.1.without_names()))
+}
+
 /// The footer at the end: 512 bytes, or 511 in images made before Virtual PC
 /// 2004.
-fn read_trailing(file: &dyn ReadAt) -> Result<Option<(Footer, u64)>> {
+pub fn read_trailing(file: &dyn ReadAt) -> Result<Option<(Footer, u64)>> {
     let len = file.len();
     if len < FOOTER_LEN {
         return Ok(None);
@@ -296,14 +356,16 @@ fn sparse(
         header,
         block_size,
         bitmap_len: (block_size / SECTOR / 8).next_multiple_of(SECTOR),
+        named: Ranges::new(),
         reserved: Ranges::new(),
         table,
         batmap,
     };
     let extents = sparse.table.extents();
     check_header(&sparse.header, at, structures, findings);
-    let data_end = structures.trailing.unwrap_or(len);
-    check_reserved(&mut sparse, at, &extents, data_end, findings);
+    let data_end = structures.data_end;
+    let other = structures.other.as_ref();
+    check_reserved(&mut sparse, at, other, &extents, data_end, findings);
     check_batmap(&sparse, findings);
     check_extents(&sparse, &extents, data_end, findings);
     Ok(Some(sparse))

@@ -6,7 +6,7 @@
 
 use super::raw::{DynamicHeader, ParentLocator};
 use crate::error::Result;
-use crate::image::parent::{ParentName, Style};
+use crate::image::parent::{ParentName, ParentNames, Style};
 use crate::storage::ReadAt;
 
 /// The longest name that is read; a path of Windows has at most 32767 characters.
@@ -90,6 +90,44 @@ fn name(file: &dyn ReadAt, locator: &ParentLocator) -> Result<Named> {
     };
     let origin = format!("{kind} path (locator {printable})");
     Ok(Ok(Some((kind == "relative", ParentName::new(origin, text, style)))))
+}
+
+/// A name as it lies in the data of a locator.
+#[derive(Clone)]
+pub struct Locatable {
+    pub code: [u8; 4],
+    pub data: Vec<u8>,
+}
+
+impl Locatable {
+    /// In bytes.
+    pub fn len(&self) -> u32 {
+        u32::try_from(self.data.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// The names that locators can hold, the ones that matter most first. A URL is written
+/// only where there is one, and of its manner.
+pub fn encode(
+    file: &dyn ReadAt,
+    header: &DynamicHeader,
+    names: &ParentNames,
+) -> Result<Vec<Locatable>> {
+    let utf16 = |code, text: String| Locatable {
+        code,
+        data: text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+    };
+    let mut encoded = Vec::new();
+    encoded.extend(names.windows_relative().map(|text| utf16(*b"W2ru", text)));
+    encoded.extend(names.windows_absolute().map(|text| utf16(*b"W2ku", text)));
+    let mut locators = header.parent_locators.iter();
+    if let Some(locator) = locators.find(|locator| locator.platform_code == *b"MacX") {
+        let was_relative = matches!(name(file, locator)?, Ok(Some((true, _))));
+        let url = names.url(was_relative).or_else(|| names.url(!was_relative));
+        encoded.extend(url.map(|url| Locatable { code: *b"MacX", data: url.into() }));
+    }
+    encoded.retain(|name| name.len() <= LONGEST);
+    Ok(encoded)
 }
 
 fn utf16_le(bytes: &[u8]) -> String {

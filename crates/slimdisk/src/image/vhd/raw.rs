@@ -98,6 +98,7 @@ const _: () = assert!(size_of::<DynamicHeader>() == 1024);
     Debug,
     Clone,
     Copy,
+    Default,
     PartialEq,
     Eq,
     FromBytes,
@@ -194,5 +195,28 @@ impl Footer {
 impl DynamicHeader {
     pub fn computed_checksum(&self) -> u32 {
         checksum(self.as_bytes(), self.checksum.get())
+    }
+
+    /// The same header without what it says of the parent but for its identity.
+    pub fn without_names(&self) -> Self {
+        let mut header = *self;
+        header.checksum.set(0);
+        header.parent_time_stamp.set(0);
+        header.parent_unicode_name = [U16::ZERO; 256];
+        header.parent_locators = [ParentLocator::default(); 8];
+        header
+    }
+}
+
+impl ParentLocator {
+    /// How many bytes its data may have.
+    pub fn room(&self) -> u64 {
+        // "Sectors" by the specification, bytes in nearly every file: below one
+        // sector it can only be a count of sectors.
+        let space = match u64::from(self.platform_data_space.get()) {
+            sectors if sectors < SECTOR => sectors * SECTOR,
+            bytes => bytes,
+        };
+        space.max(u64::from(self.platform_data_length.get()))
     }
 }

@@ -1,5 +1,7 @@
 //! The rules that a VHD's structures must keep, each breach a finding.
 
+use std::ops::Range;
+
 use zerocopy::IntoBytes;
 
 use super::inspect::{Sparse, Structures};
@@ -82,10 +84,11 @@ pub fn check_fixed(
     }
 }
 
-/// Both footers of an expanding image must be there and be the same.
+/// Both footers of an expanding image must be there and be the same. `two_headers`: they
+/// name two headers that differ in what the parent is called alone.
 pub fn check_copies(
-    leading: Option<&Footer>,
-    trailing: Option<&(Footer, u64)>,
+    (leading, trailing): (Option<&Footer>, Option<&(Footer, u64)>),
+    two_headers: bool,
     len: u64,
     findings: &mut Vec<Finding>,
 ) {
@@ -115,6 +118,15 @@ pub fn check_copies(
             0,
             "a sound footer, as the one at the end is",
             damage,
+        ));
+    } else if two_headers {
+        findings.push(Finding::new(
+            Severity::Damaged,
+            "copy of the footer at the start of the file",
+            0,
+            "the same bytes as the footer at the end",
+            "two footers that name two headers, both sound (a change of the parent's names \
+             was interrupted)",
         ));
     } else if let (Some(a), Some((b, _))) = (leading, trailing)
         && a != b
@@ -188,6 +200,7 @@ pub fn check_header(
 pub fn check_reserved(
     sparse: &mut Sparse,
     header_at: u64,
+    other: Option<&(u64, DynamicHeader)>,
     extents: &[Extent],
     data_end: u64,
     findings: &mut Vec<Finding>,
@@ -206,23 +219,11 @@ pub fn check_reserved(
             map..map + u64::from(batmap.header.map_size.get()) * SECTOR,
         ));
     }
-    for locator in &header.parent_locators {
-        if locator.platform_code == [0; 4] {
-            continue;
-        }
-        // "Sectors" by the specification, bytes in nearly every file: below one
-        // sector it can only be a count of sectors.
-        let space = match u64::from(locator.platform_data_space.get()) {
-            sectors if sectors < SECTOR => sectors * SECTOR,
-            bytes => bytes,
-        };
-        let space = space
-            .max(u64::from(locator.platform_data_length.get()))
-            .next_multiple_of(SECTOR);
-        if space > 0 {
-            let offset = locator.platform_data_offset.get();
-            parts.push(("parent locator data", offset..offset.saturating_add(space)));
-        }
+    parts.extend(locator_data(header));
+    if let Some((at, header)) = other {
+        // A footer still names it: until it does not, nothing may be put there.
+        parts.push(("dynamic header", *at..*at + HEADER_LEN));
+        parts.extend(locator_data(header));
     }
     parts.sort_by_key(|(_, range)| range.start);
     for ((name, range), (next_name, next)) in parts.iter().zip(parts.iter().skip(1)) {
@@ -245,7 +246,8 @@ pub fn check_reserved(
             format!("one from {:#x} to {:#x}", range.start, range.end),
         ));
     }
-    sparse.reserved = parts.into_iter().map(|(_, range)| range).collect();
+    sparse.named = parts.into_iter().map(|(_, range)| range).collect();
+    sparse.reserved = sparse.named.clone();
     // Nothing is put into gaps between the headers either, nor into what writers
     // leave behind them as a matter of habit, as long as no block lies there
     // already: up to two pages in Windows' files, a sector in Virtual PC's.
@@ -255,6 +257,18 @@ pub fn check_reserved(
         let padded = if first - end < PADDING { first } else { end };
         sparse.reserved.insert(0..padded);
     }
+}
+
+/// Where the names of the parent lie, with their room.
+fn locator_data(
+    header: &DynamicHeader,
+) -> impl Iterator<Item = (&'static str, Range<u64>)> + '_ {
+    let used = header.parent_locators.iter().filter(|l| l.platform_code != [0; 4]);
+    used.filter(|locator| locator.room() > 0).map(|locator| {
+        let offset = locator.platform_data_offset.get();
+        let room = locator.room().next_multiple_of(SECTOR);
+        ("parent locator data", offset..offset.saturating_add(room))
+    })
 }
 
 pub fn check_batmap(sparse: &Sparse, findings: &mut Vec<Finding>) {

@@ -193,4 +193,42 @@ mod tests {
         assert_eq!(SectorBitmap(vec![0; 4].into()).uniform(), Some(false));
         assert_eq!(SectorBitmap(vec![0x0F; 4].into()).uniform(), None);
     }
+
+    #[test]
+    fn bitmaps_are_held_up_to_a_limit_and_forgotten_on_request() {
+        use crate::storage::{Meter, ReadAt as _};
+        // Blocks of 2 MiB: 512 bytes each, number n begins with the byte n.
+        let mut file = vec![0; 4000 * 512];
+        for (block, bitmap) in file.chunks_mut(512).enumerate() {
+            bitmap[..2].copy_from_slice(&u16::try_from(block).unwrap().to_be_bytes());
+        }
+        let file = Meter::new(file);
+        let mut bitmaps = SectorBitmaps::default();
+        let get = |bitmaps: &SectorBitmaps, block: u32| {
+            let place = u64::from(block) * 512;
+            let found = bitmaps.get(&file, block, place, 2 << 20, |_| true).unwrap();
+            assert_eq!(found.0.len(), 512);
+            u32::from(found.0[0]) << 8 | u32::from(found.0[1])
+        };
+        let most = usize::try_from(HELD / (512 + HOLDING)).unwrap();
+        let mut longest = 0;
+        for block in 0..4000 {
+            assert_eq!(get(&bitmaps, block), block);
+            longest = longest.max(bitmaps.0.lock().unwrap().len());
+        }
+        assert_eq!(longest, most);
+        let read = || file.counts().bytes_read;
+        let before = read();
+        assert_eq!(get(&bitmaps, 3999), 3999);
+        assert_eq!(read(), before);
+        bitmaps.forget();
+        assert_eq!(get(&bitmaps, 3999), 3999);
+        assert_eq!(read(), before + 512);
+        assert_eq!(file.len(), 4000 * 512);
+
+        // What does not agree is not held either.
+        let refuse = bitmaps.get(&file, 7, 7 * 512, 2 << 20, |_| false);
+        assert!(refuse.is_err());
+        assert_eq!(get(&bitmaps, 7), 7);
+    }
 }

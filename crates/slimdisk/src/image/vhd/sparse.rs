@@ -1,6 +1,8 @@
 //! Expanding images: a table of blocks, each with its sector bitmap.
 
+mod relink;
 mod through;
+mod write;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,10 +13,12 @@ use zerocopy::IntoBytes;
 use super::inspect::{Sparse, Structures};
 use super::raw::{DISK_TYPE_DIFFERENCING, FOOTER_LEN, Footer, SECTOR};
 use super::sector_bitmap::SectorBitmaps;
-use super::{ALIGNMENT, EPOCH, facts, not_saved, parent_locator};
+use super::{ALIGNMENT, EPOCH, check_writes, facts, not_saved, parent_locator};
 use crate::error::{Error, Kind, Result};
-use crate::image::parent::{ParentLink, id_text, without_parent};
-use crate::image::{Facts, Image, ImageType, Layout, Move, wrong_type};
+use crate::image::parent::{ParentLink, ParentNames, id_text, without_parent};
+use crate::image::{
+    Extent, Facts, GuestWrite, Image, ImageType, Layout, Move, wrong_type,
+};
 use crate::ranges::Ranges;
 use crate::storage::{ReadAt, Section, Storage, past_the_end};
 
@@ -26,6 +30,11 @@ pub struct SparseVhd {
     virtual_size: u64,
     aligned: bool,
     leading_sound: bool,
+    /// Where the trailing footer lies, if it is sound.
+    trailing: Option<u64>,
+    /// The footer that is not sound names a header all the same: a change of the parent's
+    /// names was interrupted.
+    two_headers: bool,
     notes: Vec<String>,
     /// Of a differencing image, once it was found.
     parent: Option<Arc<dyn Image>>,
@@ -44,9 +53,11 @@ impl SparseVhd {
     ) -> Self {
         let end = sparse.block_size * u64::from(sparse.table.len());
         SparseVhd {
-            aligned: is_aligned(&sparse, file.len()),
+            aligned: file.len().is_multiple_of(ALIGNMENT) && is_aligned(&sparse),
             virtual_size: structures.virtual_size().min(end),
             leading_sound: structures.leading,
+            trailing: structures.trailing,
+            two_headers: structures.other.is_some(),
             footer: structures.footer,
             file,
             sparse,
@@ -79,6 +90,22 @@ impl SparseVhd {
             self.sparse.header.parent_unicode_name.iter().map(|c| c.get()).collect();
         let name = name.split(|c| *c == 0).next()?;
         self.is_differencing().then(|| String::from_utf16_lossy(name))
+    }
+
+    /// How `extents` lie in the file.
+    fn layout_of(&self, extents: Vec<Extent>) -> Layout {
+        let modulus = if self.aligned { ALIGNMENT } else { SECTOR };
+        let over = self.sparse.bitmap_len % modulus;
+        Layout {
+            extents,
+            extent_len: self.extent_len(),
+            modulus,
+            remainder: (modulus - over) % modulus,
+            reserved: self.sparse.reserved.clone(),
+            trailer_len: FOOTER_LEN,
+            end_modulus: modulus,
+            file_len: self.file.len(),
+        }
     }
 
     /// Before the first write: an image whose leading footer is damaged gets it
@@ -153,6 +180,7 @@ impl SparseVhd {
         self.file.write_at(end, &trailer)?;
         self.file.flush()?;
         self.file.set_len(len)?;
+        self.trailing = Some(len - FOOTER_LEN);
         self.file.flush()
     }
 }
@@ -297,6 +325,16 @@ impl Image for SparseVhd {
         self.parent.as_ref()
     }
 
+    fn name_parent(&mut self, names: &ParentNames) -> Result<()> {
+        if !self.is_differencing() {
+            return Err(wrong_type("only a differencing image has a parent to be named"));
+        }
+        // What cannot be done is said before anything is written.
+        self.planned_names(names)?;
+        self.file.still_exclusive()?;
+        self.act(|image| image.change_names(names))
+    }
+
     fn own_bytes(&self, block: u32) -> Result<Option<Ranges>> {
         match self.sparse.table.place(block) {
             Some(place) if self.is_differencing() => {
@@ -307,18 +345,7 @@ impl Image for SparseVhd {
     }
 
     fn layout(&self) -> Option<Layout> {
-        let modulus = if self.aligned { ALIGNMENT } else { SECTOR };
-        let over = self.sparse.bitmap_len % modulus;
-        Some(Layout {
-            extents: self.sparse.table.extents(),
-            extent_len: self.extent_len(),
-            modulus,
-            remainder: (modulus - over) % modulus,
-            reserved: self.sparse.reserved.clone(),
-            trailer_len: FOOTER_LEN,
-            end_modulus: modulus,
-            file_len: self.file.len(),
-        })
+        Some(self.layout_of(self.sparse.table.extents()))
     }
 
     fn is_allocated(&self, block: u32) -> bool {
@@ -364,18 +391,51 @@ impl Image for SparseVhd {
         self.act(Self::cut)
     }
 
+    fn disputed_bytes(&self, block: u32) -> Result<Ranges> {
+        match self.sparse.table.place(block) {
+            Some(place) if !self.is_differencing() => {
+                let size = self.sparse.block_size;
+                let bits = self.bitmaps.get(&self.file, block, place, size, |_| true)?;
+                Ok(bits.own_bytes().gaps(0..size))
+            }
+            _ => Ok(Ranges::new()),
+        }
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.is_differencing() && self.parent.is_none() {
+            return Err(without_parent());
+        }
+        if self.footer.is_tapdisk() && self.footer.creator_version.get() <= 1 {
+            return Err(wrong_type(
+                "an image of tapdisk 0.1, whose sector bitmaps have their bits in another \
+                 order: have its own tools convert it",
+            ));
+        }
+        self.settled()
+    }
+
+    fn file_len_with(&self, blocks: u64) -> Result<u64> {
+        self.len_with(blocks)
+    }
+
+    fn write(&mut self, writes: &[GuestWrite]) -> Result<()> {
+        self.writable()?;
+        check_writes(writes, self.virtual_size)?;
+        self.bitmaps.forget();
+        self.act(|image| image.write_sectors(writes))
+    }
+
     fn still_exclusive(&self) -> Result<()> {
         self.file.still_exclusive()?;
         self.parent.as_ref().map_or(Ok(()), |parent| parent.still_exclusive())
     }
 }
 
-/// Whether the image keeps its blocks' data, and the end of the file, on
-/// multiples of 4 KiB.
-fn is_aligned(sparse: &Sparse, len: u64) -> bool {
-    len.is_multiple_of(ALIGNMENT)
-        && sparse
-            .table
-            .allocated()
-            .all(|(_, place)| (place + sparse.bitmap_len).is_multiple_of(ALIGNMENT))
+/// Whether the image keeps its blocks' data on multiples of 4 KiB.
+fn is_aligned(sparse: &Sparse) -> bool {
+    sparse
+        .table
+        .allocated()
+        .all(|(_, place)| (place + sparse.bitmap_len).is_multiple_of(ALIGNMENT))
 }

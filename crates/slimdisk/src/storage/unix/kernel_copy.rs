@@ -1,4 +1,4 @@
-//! Linux: copies the kernel makes, and holes it knows of.
+//! Linux: copies the kernel makes, holes it knows of, and room it sets aside.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind};
@@ -52,6 +52,26 @@ pub fn copy_range(file: &File, from: u64, to: u64, len: u64) -> Result<u64> {
                 e if e.kind() == ErrorKind::Interrupted => {}
                 e => return Err(e),
             },
+        }
+    }
+}
+
+/// Sets room aside for the `len` bytes at `from`; the file stays as long as it is.
+pub fn reserve(file: &File, from: u64, len: u64) -> Result<()> {
+    let (from, len) = (offset(from)?, offset(len)?);
+    let mode = libc::FALLOC_FL_KEEP_SIZE;
+    loop {
+        // SAFETY: the descriptor is open; no memory is touched.
+        match unsafe { libc::fallocate(file.as_raw_fd(), mode, from, len) } {
+            -1 => match Error::last_os_error() {
+                e if e.kind() == ErrorKind::Interrupted => {}
+                // What glibc does instead, writing zeros, is not what is wanted.
+                e if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    return Err(Error::from(ErrorKind::Unsupported));
+                }
+                e => return Err(e),
+            },
+            _ => return Ok(()),
         }
     }
 }

@@ -140,19 +140,4 @@ mod linux {
             },
         }
     }
-
-    /// Has the file system set room aside up to `len`, the file's length from then on.
-    pub fn reserve(file: &File, len: u64) -> Result<()> {
-        let len = i64::try_from(len).map_err(|_| ErrorKind::FileTooLarge)?;
-        loop {
-            // SAFETY: the descriptor is open; no memory is touched.
-            match unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, len) } {
-                0 => return Ok(()),
-                _ => match Error::last_os_error() {
-                    e if e.kind() == ErrorKind::Interrupted => {}
-                    e => return Err(e),
-                },
-            }
-        }
-    }
 }

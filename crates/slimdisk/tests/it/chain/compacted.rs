@@ -30,7 +30,7 @@ fn holds(bits: &[u8], sector: usize) -> bool {
 }
 
 /// A child of `parent` with blocks of every kind, and which of them may go.
-fn child_of_kinds(noise: &mut Noise, parent: &[u8]) -> (Vec<u8>, Vec<bool>) {
+pub fn child_of_kinds(noise: &mut Noise, parent: &[u8]) -> (Vec<u8>, Vec<bool>) {
     let block_size = [4096, 8192, 16384][noise.below(3) as usize];
     let below = read_chain(&[parent]);
     let blocks = below.len().div_ceil(block_size) as u32 + noise.below(2) as u32;
@@ -444,8 +444,16 @@ fn a_parent_keeps_what_its_children_may_read() {
         assert!(report.error.is_none(), "{report:?}");
         assert!(guest.read(&guest.paths[0]) == before, "{mode:?}");
     }
+    // Whatever its name, and through a link.
+    fs::create_dir(guest.scratch.path("elsewhere")).unwrap();
+    let (far, undo) = (guest.scratch.path("elsewhere/c"), guest.scratch.path("undo"));
+    fs::rename(&guest.paths[0], &undo).unwrap();
+    assert_eq!(plan(parent, &options(Mode::Quick)).blocks.released_free, 0);
+    fs::rename(&undo, &far).unwrap();
+    std::os::unix::fs::symlink(&far, &undo).unwrap();
+    assert_eq!(plan(parent, &options(Mode::Quick)).blocks.released_free, 0);
+    fs::remove_file(&undo).unwrap();
     // Without children its free blocks go.
-    fs::rename(&guest.paths[0], guest.scratch.path("elsewhere")).unwrap();
     let planned = plan(parent, &options(Mode::Quick));
     assert!(planned.blocks.released_free > 20, "{planned:?}");
     assert_eq!(planned.children, [""; 0]);

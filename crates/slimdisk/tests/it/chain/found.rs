@@ -387,9 +387,15 @@ fn children_beside_an_image_are_seen() {
     let mut damaged = child_of(&tree.parent, 23, "b.vhd", &[]);
     damaged[0] = 0;
     let three = tree.put("vm/3.vhd", &damaged);
+    // One with an old footer alone, and one under a name of another kind.
+    let mut short = child_of(&tree.parent, 27, "b.vhd", &[]);
+    short[0] = 0;
+    let end = short.len();
+    short.remove(end - 1);
+    let nine = tree.put("vm/9.vhd", &short);
+    let five = tree.put("vm/5.txt", &child_of(&tree.parent, 25, "b.vhd", &[]));
     // Others' children, other files, links, folders.
     tree.put("vm/4.vhd", &child_of(&shape(9).build(&[]), 24, "b.vhd", &[]));
-    tree.put("vm/5.txt", &child_of(&tree.parent, 25, "b.vhd", &[]));
     tree.put("vm/6.vhd", b"short");
     tree.put("vm/sub/7.vhd", &child_of(&tree.parent, 26, "b.vhd", &[]));
     symlink(&one, tree.path("vm/8.vhd")).unwrap();
@@ -398,7 +404,7 @@ fn children_beside_an_image_are_seen() {
     // A look must not make its holder step aside.
     held.still_exclusive().unwrap();
     // The one that is held may be unreadable, which is told.
-    let mut expected = vec![one, two.clone(), three];
+    let mut expected = vec![one, two.clone(), three, five, nine];
     if found.incomplete {
         expected.retain(|path| *path != two);
     }

@@ -104,3 +104,70 @@ fn a_batmap_that_contradicts_a_bitmap_is_refused() {
     let error = open(early).set_parent(Arc::from(open(parent.clone()))).unwrap_err();
     assert!(error.to_string().contains("tapdisk 0.1"), "{error}");
 }
+
+/// Nothing lies on the batmap's header, wherever its map is.
+#[test]
+fn a_block_on_the_batmaps_header_is_refused() {
+    let shape = Shape {
+        block_size: 4096,
+        blocks: 4,
+        order: vec![(2, 20)],
+        aligned: false,
+        spare_entries: 0,
+        batmap: true,
+        creator: *b"tap\0",
+        seed: 5,
+    };
+    let mut file = shape.build(&[]);
+    let batmap = 0x800;
+    assert_eq!(&file[batmap..batmap + 8], b"tdbatmap");
+    let end = file.len() - 512;
+    let map = file[batmap + 512..batmap + 1024].to_vec();
+    file.splice(end..end, map);
+    file[batmap + 8..batmap + 16].copy_from_slice(&(end as u64).to_be_bytes());
+    image::open(Arc::new(MemFile::new(file.clone()))).unwrap();
+    file[0x600..0x604].copy_from_slice(&((batmap / 512) as u32).to_be_bytes());
+    let error = image::open(Arc::new(MemFile::new(file.clone()))).map(drop).unwrap_err();
+    assert!(error.to_string().contains("lies on no header or table"), "{error}");
+    file[0x600..0x604].copy_from_slice(&((batmap / 512 + 1) as u32).to_be_bytes());
+    image::open(Arc::new(MemFile::new(file))).unwrap();
+}
+
+/// A hole of the child's file, in a block of which no sector is here, hides nothing.
+#[test]
+fn a_hole_under_clear_bits_shows_the_parent() {
+    use std::os::unix::fs::FileExt as _;
+    let scratch = Scratch::new("chain-holes");
+    let mut shape = Shape {
+        block_size: 65536,
+        blocks: 3,
+        order: vec![(0, 0), (1, 0), (2, 0)],
+        aligned: true,
+        spare_entries: 0,
+        batmap: false,
+        creator: *b"win ",
+        seed: 8,
+    };
+    let parent = shape.build(&[0, 2]);
+    shape.seed = 9;
+    let child = Child::new(shape, id_in(&parent), "b.vhd");
+    let bytes = child.build(|_| vec![0; 16], |_| vec![0; 65536]);
+    std::fs::write(scratch.path("b.vhd"), &parent).unwrap();
+    let path = scratch.path("child.vhd");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(bytes.len() as u64).unwrap();
+    for (index, piece) in bytes.chunks(4096).enumerate() {
+        if piece.iter().any(|byte| *byte != 0) {
+            file.write_all_at(piece, index as u64 * 4096).unwrap();
+        }
+    }
+    drop(file);
+    let image = super::open(&path, &ParentLookup::default()).unwrap();
+    let mut at = 0;
+    let mut covered = 0;
+    while let Some(data) = image.next_data(at).unwrap() {
+        covered += data.end.min(131_072).saturating_sub(data.start.max(65536));
+        at = data.end;
+    }
+    assert_eq!(covered, 65536, "the parent's block");
+}

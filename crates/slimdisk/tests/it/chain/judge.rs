@@ -24,7 +24,7 @@ pub fn python(test: &str) -> Option<PathBuf> {
 
 /// The SHA-256 of a disk as libvhdi reads it; `paths` from the child to its last parent.
 pub fn vhdi_digest(python: &Path, paths: &[PathBuf]) -> String {
-    let args: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    let args: Vec<_> = paths.iter().map(|path| format!("'{}'", path.display())).collect();
     let read = sh(&format!(
         r#"PYTHONPATH={} python3 - {} <<'END'
 import hashlib, sys, pyvhdi
@@ -55,7 +55,7 @@ END"#,
 /// The SHA-256 of a disk as 7-Zip reads it, which finds the parents by their names.
 pub fn seven_zip_digest(child: &Path) -> String {
     let read =
-        sh(&format!("7zz e -tvhd -so {} 2>/dev/null | sha256sum", child.display()));
+        sh(&format!("7zz e -tvhd -so '{}' 2>/dev/null | sha256sum", child.display()));
     read.split(' ').next().unwrap().to_owned()
 }
 

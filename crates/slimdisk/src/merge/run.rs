@@ -1,0 +1,341 @@
+//! Writing what the child holds into its parent, in rounds.
+//!
+//! A round reads what the child holds and what the parent shows there, and hands what
+//! differs to [`Image::write`]. Stopping is stopping between rounds. A plan is the same
+//! walk without the writing, and so finds the same numbers.
+
+use std::ops::{ControlFlow, Range};
+
+use crate::error::Result;
+use crate::image::{GuestWrite, Image};
+use crate::progress::{Hook, Phase, Progress};
+use crate::ranges::Ranges;
+
+/// Bytes that are written before they are made durable: enough that three flushes a
+/// round do not count, little enough to stop soon.
+pub const ROUND: u64 = 64 << 20;
+
+/// What is the same or not as a whole: small enough that the parent gets little that it
+/// shows already, large enough to be read and written at ease.
+const PIECE: u64 = 64 << 10;
+
+/// How much is read at once; the largest write, too.
+const READ: u64 = 1 << 20;
+
+/// How far a run, or the planning of one, has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Bytes of the child that are in the parent now, or would be.
+    pub bytes_merged: u64,
+    /// Bytes that the parent showed already.
+    pub bytes_same: u64,
+    /// Blocks that got a place in the parent, or would.
+    pub blocks_added: u64,
+    /// Whether it was stopped before the end.
+    pub stopped: bool,
+}
+
+/// How much a child holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Bytes of the guest's disk that are in the child.
+    pub bytes: u64,
+    /// Blocks of the parent that these bytes are in and that have no place yet: the most
+    /// that can be added.
+    pub absent_blocks: u64,
+}
+
+/// Counts what `child` holds; reads nothing but its sector bitmaps.
+pub fn holdings(child: &dyn Image, parent: &dyn Image) -> Result<Holdings> {
+    let mut holdings = Holdings::default();
+    let mut absent = Absent::of(parent);
+    let own = Own::of(child);
+    for block in 0..own.blocks {
+        for range in own.ranges(block)? {
+            holdings.bytes += range.end - range.start;
+            holdings.absent_blocks += absent.count(parent, &range);
+        }
+    }
+    Ok(holdings)
+}
+
+/// What a run would do. Writes nothing; for `parent` as it is now.
+pub fn plan(child: &dyn Image, parent: &dyn Image, hook: &mut Hook<'_>) -> Result<Done> {
+    let mut done = Done::default();
+    walk(child, &mut Target::Looked(parent), ROUND, &mut done, hook)?;
+    Ok(done)
+}
+
+/// Writes what `child` holds into `parent`, about `round` bytes at a time, and cuts the
+/// parent's file behind its last block; `done` is right after a failure, too.
+///
+/// `child` reads the same at any moment, if it is read through `parent`: nothing is
+/// written but what its own sectors hide.
+pub fn run(
+    child: &dyn Image,
+    parent: &mut dyn Image,
+    round: u64,
+    done: &mut Done,
+    hook: &mut Hook<'_>,
+) -> Result<()> {
+    parent.writable()?;
+    walk(child, &mut Target::Written(parent), round, done, hook)?;
+    // What a newcomer appended must not be cut off.
+    parent.still_exclusive()?;
+    // A fixed image has nothing to be cut.
+    if parent.facts().block_size > 0 { parent.truncate() } else { Ok(()) }
+}
+
+/// The parent, in a plan or in a run.
+enum Target<'a> {
+    Looked(&'a dyn Image),
+    Written(&'a mut dyn Image),
+}
+
+impl Target<'_> {
+    fn image(&self) -> &dyn Image {
+        match self {
+            Target::Looked(image) => *image,
+            Target::Written(image) => &**image,
+        }
+    }
+}
+
+/// What is to be written in one round.
+#[derive(Default)]
+struct Round {
+    writes: Vec<GuestWrite>,
+    bytes: u64,
+    blocks_added: u64,
+}
+
+fn walk(
+    child: &dyn Image,
+    target: &mut Target<'_>,
+    most: u64,
+    done: &mut Done,
+    hook: &mut Hook<'_>,
+) -> Result<()> {
+    let total = holdings(child, target.image())?.bytes;
+    let own = Own::of(child);
+    let mut comparison = Comparison::of(target.image());
+    let len = usize::try_from(READ).unwrap_or(0);
+    let (mut ours, mut theirs) = (vec![0; len], vec![0; len]);
+    let mut round = Round::default();
+    for block in 0..own.blocks {
+        for range in own.ranges(block)? {
+            let mut at = range.start;
+            while at < range.end {
+                if asked_to_stop(done, total, hook) {
+                    return Ok(());
+                }
+                let end = ((at / READ + 1) * READ).min(range.end);
+                let len = usize::try_from(end - at).unwrap_or(0);
+                let (ours, theirs) =
+                    (ours.split_at_mut(len).0, theirs.split_at_mut(len).0);
+                child.read_at(at, ours)?;
+                target.image().read_at(at, theirs)?;
+                let differing = comparison.differing(target.image(), at, ours, theirs)?;
+                for (at, bytes) in &differing {
+                    round.add(*at, bytes);
+                    let range = *at..at + bytes.len() as u64;
+                    round.blocks_added += comparison.absent.count(target.image(), &range);
+                }
+                let differ: u64 = differing.iter().map(|(_, b)| b.len() as u64).sum();
+                done.bytes_same += end - at - differ;
+                at = end;
+                if round.cost(comparison.block_size) < most {
+                    continue;
+                }
+                if asked_to_stop(done, total, hook) {
+                    return Ok(());
+                }
+                finish(&mut round, child, target, done)?;
+            }
+        }
+    }
+    if !asked_to_stop(done, total, hook) {
+        finish(&mut round, child, target, done)?;
+    }
+    Ok(())
+}
+
+fn asked_to_stop(done: &mut Done, total: u64, hook: &mut Hook<'_>) -> bool {
+    let reached = done.bytes_merged + done.bytes_same;
+    let progress = Progress { phase: Phase::Merge, done: reached, total };
+    done.stopped |= hook(progress) == ControlFlow::Break(());
+    done.stopped
+}
+
+/// Writes a round, and counts it.
+fn finish(
+    round: &mut Round,
+    child: &dyn Image,
+    target: &mut Target<'_>,
+    done: &mut Done,
+) -> Result<()> {
+    let round = std::mem::take(round);
+    if let Target::Written(parent) = target
+        && !round.writes.is_empty()
+    {
+        child.still_exclusive()?;
+        parent.still_exclusive()?;
+        parent.write(&round.writes)?;
+    }
+    done.bytes_merged += round.bytes;
+    done.blocks_added += round.blocks_added;
+    Ok(())
+}
+
+impl Round {
+    fn add(&mut self, at: u64, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        match self.writes.last_mut() {
+            Some(last) if last.end() == at && (last.data.len() as u64) < READ => {
+                last.data.extend_from_slice(bytes);
+            }
+            _ => self.writes.push(GuestWrite { offset: at, data: bytes.to_vec() }),
+        }
+    }
+
+    /// Bytes that it writes to the file and holds in memory, about: each new block is
+    /// written whole, each write has its sector bits.
+    fn cost(&self, block_size: u64) -> u64 {
+        let bits = self.writes.len() as u64 * 512;
+        self.bytes + bits + self.blocks_added * block_size
+    }
+}
+
+/// What a differencing image itself holds.
+struct Own<'a> {
+    image: &'a dyn Image,
+    block_size: u64,
+    blocks: u32,
+}
+
+impl<'a> Own<'a> {
+    fn of(image: &'a dyn Image) -> Self {
+        let facts = image.facts();
+        Own { image, block_size: facts.block_size, blocks: facts.blocks_total }
+    }
+
+    /// What it holds of a block, as ranges of the guest's disk.
+    fn ranges(&self, block: u32) -> Result<Vec<Range<u64>>> {
+        if !self.image.is_allocated(block) {
+            return Ok(Vec::new());
+        }
+        let start = u64::from(block) * self.block_size;
+        // What lies behind the disk's end is nobody's.
+        let there = self.image.len().saturating_sub(start).min(self.block_size);
+        let own = self.image.own_bytes(block)?;
+        let own = own.unwrap_or_else(|| std::iter::once(0..self.block_size).collect());
+        Ok(own.within(0..there).map(|own| start + own.start..start + own.end).collect())
+    }
+}
+
+/// Counts blocks that have no place, each once; for ranges that ascend.
+struct Absent {
+    block_size: u64,
+    /// The block behind the last that was looked at.
+    next: u64,
+}
+
+impl Absent {
+    fn of(parent: &dyn Image) -> Self {
+        Absent { block_size: parent.facts().block_size, next: 0 }
+    }
+
+    fn count(&mut self, parent: &dyn Image, range: &Range<u64>) -> u64 {
+        if self.block_size == 0 {
+            return 0;
+        }
+        let first = (range.start / self.block_size).max(self.next);
+        let end = range.end.div_ceil(self.block_size);
+        self.next = self.next.max(end);
+        let absent = |block: &u64| {
+            u32::try_from(*block).is_ok_and(|block| !parent.is_allocated(block))
+        };
+        (first..end).filter(absent).count() as u64
+    }
+}
+
+/// Holds what the child holds against what the parent shows.
+struct Comparison {
+    /// What is compared as a whole: a part of one block of the parent.
+    piece: u64,
+    block_size: u64,
+    absent: Absent,
+    /// The block of the parent that was asked about last.
+    known: Option<Known>,
+}
+
+impl Comparison {
+    fn of(parent: &dyn Image) -> Self {
+        let block_size = parent.facts().block_size;
+        let piece = if block_size == 0 { PIECE } else { PIECE.min(block_size) };
+        Comparison { piece, block_size, absent: Absent::of(parent), known: None }
+    }
+
+    /// The pieces of `ours`, which is the child's from `at` on, that the parent does not
+    /// show, or not to all programs.
+    fn differing<'a>(
+        &mut self,
+        parent: &dyn Image,
+        mut at: u64,
+        mut ours: &'a [u8],
+        mut theirs: &[u8],
+    ) -> Result<Vec<(u64, &'a [u8])>> {
+        let mut differing = Vec::new();
+        while !ours.is_empty() {
+            let len = usize::try_from(self.piece - at % self.piece).unwrap_or(usize::MAX);
+            let len = len.min(ours.len());
+            let (our, their);
+            (our, ours) = ours.split_at(len);
+            (their, theirs) = theirs.split_at(len);
+            let end = at + len as u64;
+            let zero = || our.iter().all(|byte| *byte == 0);
+            if our != their || !zero() && !self.is_its_own(parent, at..end)? {
+                differing.push((at, our));
+            }
+            at = end;
+        }
+        Ok(differing)
+    }
+
+    /// Whether the parent itself holds all of `piece`, and all programs agree on it.
+    ///
+    /// What a differencing parent only shows is its own parent's: maybe free space there,
+    /// which nobody knows to be needed when that one is compacted.
+    fn is_its_own(&mut self, parent: &dyn Image, piece: Range<u64>) -> Result<bool> {
+        let Some(block) = piece.start.checked_div(self.block_size) else {
+            return Ok(true);
+        };
+        let start = block * self.block_size;
+        let block = u32::try_from(block).unwrap_or(u32::MAX);
+        let piece = piece.start - start..piece.end - start;
+        let known = self.known.as_ref().filter(|known| known.block == block);
+        if known.is_none() {
+            let inherits = parent.parent().is_some();
+            let own = match parent.is_allocated(block) {
+                true => parent.own_bytes(block)?,
+                false if inherits => Some(Ranges::new()),
+                false => None,
+            };
+            let disputed = parent.disputed_bytes(block)?;
+            self.known = Some(Known { block, own, disputed });
+        }
+        Ok(self.known.as_ref().is_some_and(|known| {
+            let held = known.own.as_ref().is_none_or(|own| own.covers(&piece));
+            held && !known.disputed.intersects(&piece)
+        }))
+    }
+}
+
+/// What was asked of one block of the parent.
+struct Known {
+    block: u32,
+    /// What it holds itself; `None` if all.
+    own: Option<Ranges>,
+    /// On what programs disagree.
+    disputed: Ranges,
+}
