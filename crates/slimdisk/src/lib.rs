@@ -63,6 +63,7 @@ mod error;
 pub mod compact;
 pub mod convert;
 pub mod create;
+pub mod host;
 pub mod image;
 pub mod merge;
 pub mod partition;
@@ -70,6 +71,7 @@ pub mod progress;
 pub mod ranges;
 pub mod report;
 pub mod storage;
+pub mod task;
 pub mod volume;
 
 pub use error::{Error, Kind, Result};

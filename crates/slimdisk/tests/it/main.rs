@@ -31,6 +31,7 @@ mod faults;
 mod free_map;
 mod guests;
 mod hfsplus;
+mod host;
 mod io_faults;
 mod layering;
 mod lvm;
