@@ -6,12 +6,16 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use slimdisk::compact::{Mode, Options};
+use slimdisk::create::{self, Content};
+use slimdisk::image::ImageType;
 use slimdisk::image::parent::ParentLookup;
+use slimdisk::{convert, merge};
 
 use crate::progress::Style;
+use crate::size;
 
 /// Makes dynamically expanding virtual disks small again
 ///
@@ -154,6 +158,48 @@ Examples:
   slimdisk compact --json --progress none *.vhd > reports.jsonl")]
     Compact(CompactArgs),
 
+    /// Make a new disk image
+    ///
+    /// Makes an empty dynamic image of the size given, a fixed one that takes all of
+    /// its room at once, or a differencing one that holds what is changed of its
+    /// parent. A folder that is missing is made; a file that is there is never
+    /// replaced.
+    #[command(after_help = "\
+Examples:
+  slimdisk create new.vhd --size 40G
+  slimdisk create new.vhd --size 500M --fixed
+  slimdisk create child.vhd --parent base.vhd")]
+    Create(CreateArgs),
+
+    /// Copy a disk into a new image of another type
+    ///
+    /// Copies what the guest sees, through all parents of a differencing image, into a
+    /// new dynamic or fixed image. Zeros take no room in a dynamic one. The source is
+    /// left as it is; the new file appears when it is whole, and not at all if the copy
+    /// is interrupted.
+    #[command(after_help = "\
+Examples:
+  slimdisk convert fixed.vhd dynamic.vhd
+  slimdisk convert dynamic.vhd fixed.vhd --type fixed
+  slimdisk convert disk.vhd small.vhd --leave-out-free")]
+    Convert(ConvertArgs),
+
+    /// Merge a differencing image into its parent, or a chain into a new image
+    ///
+    /// Writes what the image holds into its parent, in place. At every instant the
+    /// image reads the same through its parent; a merge that was interrupted is
+    /// completed by running it again. The image itself stays as it is: remove it when
+    /// you no longer need it. A parent that has other children beside it is refused,
+    /// for they would show what was merged.
+    ///
+    /// With --to all of the chain goes into a new image, and nothing else is changed.
+    #[command(after_help = "\
+Examples:
+  slimdisk merge --dry-run child.vhd
+  slimdisk merge child.vhd
+  slimdisk merge child.vhd --to whole.vhd")]
+    Merge(MergeArgs),
+
     /// Check the structure of an image
     ///
     /// Holds headers, tables and the places of all blocks against the format's
@@ -284,6 +330,135 @@ pub struct CompactArgs {
     pub progress: ProgressArgs,
 }
 
+/// `create`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("content").required(true).args(["size", "parent"]))]
+pub struct CreateArgs {
+    /// The new disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub disk: PathBuf,
+    /// The size of the disk: 512M, 40G, 2T
+    #[arg(short, long, value_parser = size::parse)]
+    pub size: Option<u64>,
+    /// Take all of the room at once
+    #[arg(long, conflicts_with = "parent")]
+    pub fixed: bool,
+    /// Make a differencing image that has this one as its parent
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub parent: Option<PathBuf>,
+    /// The size of a block: 512K or 2M (the default) are what all programs read
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "fixed")]
+    pub block_size: Option<u64>,
+    /// Write nothing; show what would be made
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Where parents may be.
+    #[command(flatten)]
+    pub parents: ParentArgs,
+    /// How it is said.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// `convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// The disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub disk: PathBuf,
+    /// The new disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub new: PathBuf,
+    /// The type of the new image
+    #[arg(long = "type", value_enum, value_name = "TYPE", default_value = "dynamic")]
+    pub image_type: NewTypeArg,
+    /// The size of a block: 512K or 2M (the default) are what all programs read
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub block_size: Option<u64>,
+    /// Leave out what trusted volumes call free
+    ///
+    /// It reads as zeros in the new image. Without this option every byte is copied.
+    #[arg(long)]
+    pub leave_out_free: bool,
+    /// Also leave out what lies outside every partition
+    ///
+    /// As with `compact`.
+    #[arg(long, requires = "leave_out_free")]
+    pub drop_unpartitioned: bool,
+    /// Allow NTFS Volume Shadow Copies to be lost
+    ///
+    /// As with `compact`.
+    #[arg(long, requires = "leave_out_free")]
+    pub discard_shadow_copies: bool,
+    /// Also leave out what is in swap areas and page files
+    ///
+    /// As with `compact`.
+    #[arg(long, requires = "leave_out_free")]
+    pub drop_swap: bool,
+    /// Read both images and compare them before the new one gets its name
+    #[arg(long)]
+    pub verify: bool,
+    /// Write nothing; show what would be made
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Where parents may be.
+    #[command(flatten)]
+    pub parents: ParentArgs,
+    /// How it is said.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// `merge`.
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// The differencing image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub disk: PathBuf,
+    /// Merge the whole chain into this new image instead
+    #[arg(long, value_name = "NEW", value_hint = ValueHint::FilePath)]
+    pub to: Option<PathBuf>,
+    /// The type of the new image
+    #[arg(
+        long = "type",
+        value_enum,
+        value_name = "TYPE",
+        default_value = "dynamic",
+        requires = "to"
+    )]
+    pub image_type: NewTypeArg,
+    /// Read all of the disk before and after, and compare
+    #[arg(long)]
+    pub verify: bool,
+    /// Write nothing; show what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Where parents may be.
+    #[command(flatten)]
+    pub parents: ParentArgs,
+    /// How it is said.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// The type of a new image.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum NewTypeArg {
+    /// Blocks are added when the guest writes to them
+    Dynamic,
+    /// All of the disk, whether used or not
+    Fixed,
+}
+
 /// `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -406,6 +581,15 @@ impl From<ModeArg> for Mode {
     }
 }
 
+impl From<NewTypeArg> for ImageType {
+    fn from(new: NewTypeArg) -> Self {
+        match new {
+            NewTypeArg::Dynamic => ImageType::Dynamic,
+            NewTypeArg::Fixed => ImageType::Fixed,
+        }
+    }
+}
+
 impl From<&SearchArgs> for Options {
     fn from(search: &SearchArgs) -> Self {
         let mut options = Options::default();
@@ -413,6 +597,53 @@ impl From<&SearchArgs> for Options {
         options.drop_unpartitioned = search.drop_unpartitioned;
         options.allow.discard_shadow_copies = search.discard_shadow_copies;
         options.allow.drop_swap = search.drop_swap;
+        options
+    }
+}
+
+impl From<&CreateArgs> for create::Options {
+    fn from(args: &CreateArgs) -> Self {
+        let content = match (&args.parent, args.size.unwrap_or_default()) {
+            (Some(parent), _) => Content::Differencing { parent: parent.clone() },
+            (None, size) if args.fixed => Content::Fixed { size },
+            (None, size) => Content::Dynamic { size },
+        };
+        let mut options = create::Options::new(content);
+        options.block_size = args.block_size;
+        options.parents = (&args.parents).into();
+        options
+    }
+}
+
+impl From<&ConvertArgs> for convert::Options {
+    fn from(args: &ConvertArgs) -> Self {
+        let mut options = convert::Options::new(args.image_type.into());
+        options.block_size = args.block_size;
+        options.leave_out_free = args.leave_out_free;
+        options.drop_unpartitioned = args.drop_unpartitioned;
+        options.allow.discard_shadow_copies = args.discard_shadow_copies;
+        options.allow.drop_swap = args.drop_swap;
+        options.verify = args.verify;
+        options.parents = (&args.parents).into();
+        options
+    }
+}
+
+impl From<&MergeArgs> for merge::Options {
+    fn from(args: &MergeArgs) -> Self {
+        let mut options = merge::Options::default();
+        options.verify = args.verify;
+        options.parents = (&args.parents).into();
+        options
+    }
+}
+
+impl From<&MergeArgs> for convert::Options {
+    fn from(args: &MergeArgs) -> Self {
+        let mut options = convert::Options::new(args.image_type.into());
+        options.whole_chain = true;
+        options.verify = args.verify;
+        options.parents = (&args.parents).into();
         options
     }
 }

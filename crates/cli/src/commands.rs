@@ -3,9 +3,12 @@
 mod check;
 mod compact;
 mod completions;
+mod convert;
+mod create;
 mod info;
 mod man;
 mod map;
+mod merge;
 
 use std::path::Path;
 
@@ -19,6 +22,7 @@ use crate::cli::{Cli, Command, OutputArgs, ParentArgs, SearchArgs};
 use crate::console::{Console, Form, Verbosity};
 use crate::exit_code::ExitCode;
 use crate::interrupt::Interrupt;
+use crate::printable::printable;
 use crate::progress::{Reporter, Style};
 use crate::report::error_hint;
 
@@ -56,6 +60,38 @@ pub fn run(cli: Cli) -> ExitCode {
             let svg = args.svg.map(|path| map::SvgFile { path, replace: args.force });
             with_watch(&args.output, style, |console, watch| {
                 map::run(&args.disk, &options, svg.as_ref(), console, watch)
+            })
+        }
+        Command::Create(args) => {
+            let style = args.progress.progress.style(args.output.quiet);
+            with_watch(&args.output, style, |console, watch| {
+                create::run(&args.disk, &(&args).into(), args.dry_run, console, watch)
+            })
+        }
+        Command::Convert(args) => {
+            let style = args.progress.progress.style(args.output.quiet);
+            with_watch(&args.output, style, |console, watch| {
+                let options = (&args).into();
+                convert::run(
+                    &args.disk,
+                    &args.new,
+                    &options,
+                    args.dry_run,
+                    console,
+                    watch,
+                )
+            })
+        }
+        Command::Merge(args) => {
+            let style = args.progress.progress.style(args.output.quiet);
+            with_watch(&args.output, style, |console, watch| match &args.to {
+                Some(new) => {
+                    let options = (&args).into();
+                    convert::run(&args.disk, new, &options, args.dry_run, console, watch)
+                }
+                None => {
+                    merge::run(&args.disk, &(&args).into(), args.dry_run, console, watch)
+                }
             })
         }
         Command::Check(args) => {
@@ -134,15 +170,64 @@ fn fail(
     let image = image.to_string_lossy().into_owned();
     let failure = Failure { image, error: ErrorReport::from(error) };
     console.object(&failure);
+    tell_error(console, &failure.image, error, image_type, known_format);
+    error.kind().into()
+}
+
+/// What a report has to say of how the work ended, whatever the work was.
+struct End<'a> {
+    cancelled: bool,
+    cause: Option<&'a Error>,
+    image_type: Option<ImageType>,
+    notes: &'a [String],
+    text: String,
+}
+
+/// Tells of the end of work on `image` that has a report.
+fn tell_end(
+    image: &Path,
+    report: &impl Serialize,
+    end: &End<'_>,
+    console: &mut Console,
+    watch: &Watch,
+) -> ExitCode {
+    console.object(report);
+    let Some(error) = end.cause else {
+        console.report(&end.text);
+        return if end.cancelled { watch.interrupt.exit_code() } else { ExitCode::Done };
+    };
+    tell_error(console, &image.to_string_lossy(), error, end.image_type, true);
+    for note in end.notes {
+        console.note(&printable(note));
+    }
+    error.kind().into()
+}
+
+/// Tells of an error and of what can be done.
+fn tell_error(
+    console: &Console,
+    image: &str,
+    error: &Error,
+    image_type: Option<ImageType>,
+    known_format: bool,
+) {
     if error.path().is_some() {
         console.error(error);
     } else {
-        console.error_in(&failure.image, error);
+        console.error_in(image, error);
     }
     if let Some(hint) = error_hint(error, image_type, known_format) {
         console.hint(hint);
     }
-    error.kind().into()
+}
+
+/// A type in a word.
+fn type_name(image_type: ImageType) -> &'static str {
+    match image_type {
+        ImageType::Fixed => "fixed",
+        ImageType::Dynamic => "dynamically expanding",
+        ImageType::Differencing => "differencing",
+    }
 }
 
 /// Tells of an error outside every image.

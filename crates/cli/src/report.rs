@@ -5,6 +5,7 @@ mod hints;
 mod remainder;
 mod volumes;
 
+use slimdisk::compact::report::IoReport;
 use slimdisk::compact::{Options, Outcome, Report};
 
 pub use self::hints::error_hint;
@@ -16,8 +17,7 @@ use crate::table::{Side, Table};
 
 /// The report in lines, each with its line break.
 pub fn render(report: &Report, options: &Options, view: View) -> String {
-    let mut text = Text { text: String::new(), view };
-    text.line(&headline(report));
+    let mut text = Text::new(&headline(report), view);
     if report.block_size == 0 {
         return text.text;
     }
@@ -27,12 +27,18 @@ pub fn render(report: &Report, options: &Options, view: View) -> String {
         text.section("Where the rest is", remainder::lines(report, view));
     }
     text.section("Volumes", volume_table(&report.volumes, view));
-    text.effort(report);
-    let unguarded = report.unguarded.iter().filter(|_| view.exact);
-    for note in report.notes.iter().chain(unguarded) {
-        text.blank();
-        text.item(&format!("{MIND}note{MIND:#}: "), 6, &printable(note));
+    let moved = report.blocks.moved;
+    let mut effort = String::new();
+    if moved > 0 {
+        let will = if report.outcome == Outcome::Planned { "to move" } else { "moved" };
+        let bytes = moved.saturating_mul(report.block_size);
+        effort = format!("{} {will} ({})", count(moved, "block"), Size(bytes));
     }
+    text.effort(&effort, &report.io, report.elapsed_seconds);
+    let what = "the live guest bytes are the same before and after";
+    text.verified(report.verified.as_deref(), what);
+    let unguarded = report.unguarded.iter().filter(|_| view.exact);
+    text.notes(report.notes.iter().chain(unguarded));
     text.hints(&hints::to_win_more(report, options));
     text.text
 }
@@ -59,12 +65,25 @@ fn headline(report: &Report) -> String {
     format!("{BOLD}{image}{BOLD:#}: {what}")
 }
 
-struct Text {
+/// A report that grows line by line.
+pub struct Text {
     text: String,
     view: View,
 }
 
 impl Text {
+    /// Begins with a headline.
+    pub fn new(headline: &str, view: View) -> Self {
+        let mut text = Text { text: String::new(), view };
+        text.line(headline);
+        text
+    }
+
+    /// All of it.
+    pub fn finish(self) -> String {
+        self.text
+    }
+
     fn line(&mut self, line: &str) {
         self.text.push_str(line);
         self.text.push('\n');
@@ -74,7 +93,8 @@ impl Text {
         self.text.push('\n');
     }
 
-    fn section(&mut self, heading: &str, lines: Vec<String>) {
+    /// A heading with indented lines; nothing if there are none.
+    pub fn section(&mut self, heading: &str, lines: Vec<String>) {
         if lines.is_empty() {
             return;
         }
@@ -89,6 +109,14 @@ impl Text {
     fn item(&mut self, lead: &str, indent: usize, text: &str) {
         let wrapped = wrap(text, self.view.columns, indent);
         self.line(&format!("{lead}{wrapped}"));
+    }
+
+    /// What to mind, each in a paragraph.
+    pub fn notes<'a>(&mut self, notes: impl Iterator<Item = &'a String>) {
+        for note in notes {
+            self.blank();
+            self.item(&format!("{MIND}note{MIND:#}: "), 6, &printable(note));
+        }
     }
 
     /// Before, after, won: the file, its blocks and what the host gave for it.
@@ -151,14 +179,11 @@ impl Text {
     }
 
     /// What it took.
-    fn effort(&mut self, report: &Report) {
-        let io = &report.io;
-        let moved = report.blocks.moved;
+    /// What it took. `moved` leads the list, if it is not empty.
+    pub fn effort(&mut self, moved: &str, io: &IoReport, seconds: f64) {
         let mut parts = Vec::new();
-        let will = if report.outcome == Outcome::Planned { " to move" } else { " moved" };
-        if moved > 0 {
-            let bytes = moved.saturating_mul(report.block_size);
-            parts.push(format!("{}{will} ({})", count(moved, "block"), Size(bytes)));
+        if !moved.is_empty() {
+            parts.push(moved.to_owned());
         }
         parts.push(format!("{} read", Size(io.bytes_read)));
         if let Some(written) = io.bytes_written {
@@ -173,20 +198,20 @@ impl Text {
         }
         let all = io.bytes_read.saturating_add(io.bytes_written.unwrap_or_default());
         // Of less than a second it would tell of the host's cache.
-        if report.elapsed_seconds >= 1.0
-            && let Some(rate) = size::rate(all, report.elapsed_seconds)
+        if seconds >= 1.0
+            && let Some(rate) = size::rate(all, seconds)
         {
             parts.push(format!("{}/s", Size(rate)));
         }
-        let time = size::duration(report.elapsed_seconds);
+        let time = size::duration(seconds);
         self.blank();
         self.item("", 0, &format!("It took {time}: {}.", parts.join(", ")));
-        if let Some(digest) = &report.verified {
-            let text = format!(
-                "Verified: the live guest bytes are the same before and after (BLAKE3 \
-                 {digest})."
-            );
-            self.item("", 0, &text);
+    }
+
+    /// That a comparison was made, and of what.
+    pub fn verified(&mut self, digest: Option<&str>, what: &str) {
+        if let Some(digest) = digest {
+            self.item("", 0, &format!("Verified: {what} (BLAKE3 {digest})."));
         }
     }
 

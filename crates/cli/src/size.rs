@@ -49,6 +49,32 @@ impl Size {
     }
 }
 
+/// Bytes as people type them: "512", "64M", "2.5G", "40GiB". Units are binary, as in
+/// all that this program prints.
+pub fn parse(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.'));
+    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+    let unit = unit.trim_start().to_ascii_uppercase();
+    let unit = unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit);
+    let shift = match unit {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err(format!("{text} is no size; sizes look like 512M, 40G, 2T")),
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let scaled = || {
+        let scale = 10u128.checked_pow(u32::try_from(part.len()).ok()?)?;
+        let number: u128 = format!("{whole}{part}").parse().ok()?;
+        let bytes = number.checked_mul(1 << shift)?;
+        bytes.is_multiple_of(scale).then(|| u64::try_from(bytes / scale).ok())?
+    };
+    scaled().ok_or_else(|| format!("{text} is no whole number of bytes"))
+}
+
 /// A number with its digits in groups of three: "1,101,284,352".
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -167,5 +193,35 @@ mod tests {
         assert_eq!(duration(f64::NAN), "0 ms");
         assert_eq!(rate(1 << 20, 2.0), Some(1 << 19));
         assert_eq!(rate(1 << 20, 0.0), None);
+    }
+
+    #[test]
+    fn sizes_are_read_as_they_are_printed() {
+        for (text, bytes) in [
+            ("512", 512),
+            ("64M", 64 << 20),
+            ("64 MiB", 64 << 20),
+            ("2.5g", 5 << 29),
+            ("40GB", 40 << 30),
+            ("2t", 2 << 40),
+            ("0.5k", 512),
+            (" 3K ", 3072),
+        ] {
+            assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+        for text in [
+            "",
+            "G",
+            "-1",
+            "1X",
+            "1.3",
+            "0.0001K",
+            "1e3",
+            "1.2.3M",
+            "99999999999T",
+            "1 2",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
     }
 }

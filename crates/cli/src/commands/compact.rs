@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use slimdisk::compact::{self, Options, Outcome, Report};
 
-use super::Watch;
+use super::{Watch, tell_error};
 use crate::console::Console;
 use crate::exit_code::ExitCode;
 use crate::report;
@@ -53,15 +53,8 @@ fn tell(report: &Report, options: &Options, console: &mut Console) {
         console.report_apart(text);
     }
     if let Some(error) = &report.cause {
-        if error.path().is_some() {
-            console.error(error);
-        } else {
-            console.error_in(&report.image, error);
-        }
         let known = report.format.is_some();
-        if let Some(hint) = report::error_hint(error, report.image_type, known) {
-            console.hint(hint);
-        }
+        tell_error(console, &report.image, error, report.image_type, known);
     }
 }
 

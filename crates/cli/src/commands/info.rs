@@ -10,7 +10,7 @@ use slimdisk::image::ImageType;
 use slimdisk::image::parent::{Parent, ParentLookup};
 use slimdisk::partition::{PartitionTable, Scheme};
 
-use super::{Watch, fail, stopped};
+use super::{Watch, fail, stopped, type_name};
 use crate::console::{BOLD, Console, MIND, View};
 use crate::exit_code::ExitCode;
 use crate::printable::{printable, wrap};
@@ -179,7 +179,7 @@ fn render(disk: &Path, found: &Examination, view: View) -> String {
     let image = printable(&disk.to_string_lossy());
     let size = |bytes: u64| Size(bytes).maybe_exact(view.exact);
     let mut rows: Vec<(&str, String)> = vec![
-        ("format", format!("{}, {}", facts.format, kind(facts.image_type))),
+        ("format", format!("{}, {}", facts.format, type_name(facts.image_type))),
         ("virtual size", size(facts.virtual_size)),
         ("file size", size(found.file_size)),
         ("on the host", size(found.host_bytes)),
@@ -250,20 +250,12 @@ fn parents(parents: &[Parent]) -> Vec<String> {
     for parent in parents {
         table.row([
             printable(&parent.path.to_string_lossy()),
-            format!("{}, {}", parent.format, kind(parent.image_type)),
+            format!("{}, {}", parent.format, type_name(parent.image_type)),
             parent.unique_id.clone(),
             printable(&parent.found_by),
         ]);
     }
     table.lines()
-}
-
-fn kind(image_type: ImageType) -> &'static str {
-    match image_type {
-        ImageType::Fixed => "fixed",
-        ImageType::Dynamic => "dynamically expanding",
-        ImageType::Differencing => "differencing",
-    }
 }
 
 fn scheme(table: &PartitionTable) -> String {

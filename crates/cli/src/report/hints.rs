@@ -119,8 +119,7 @@ pub fn error_hint(
     Some(match error.kind() {
         Kind::WrongImageType => match image_type {
             Some(ImageType::Fixed) => {
-                "to make an expanding image of it: \
-                 qemu-img convert -O vpc -o subformat=dynamic,force_size=on OLD NEW"
+                "to make an expanding image of it: slimdisk convert OLD NEW"
             }
             _ => return None,
         },
@@ -132,7 +131,8 @@ pub fn error_hint(
             "a copy that was made by exporting or converting the parent is another disk; \
              name the folder of the right one with --parent-dir"
         }
-        Kind::InUse => {
+        // Others say themselves what is to be done.
+        Kind::InUse if error.what().contains("in use by") => {
             "shut the virtual machine down, or detach the disk, and try again (a saved \
              or paused machine still uses it)"
         }

@@ -5,8 +5,18 @@ use std::process::Command;
 use crate::command::{run, slimdisk};
 use crate::support::{Scratch, have, sh};
 
-const SUBCOMMANDS: [&str; 7] =
-    ["info", "plan", "map", "compact", "check", "completions", "man"];
+const SUBCOMMANDS: [&str; 10] = [
+    "info",
+    "plan",
+    "map",
+    "compact",
+    "create",
+    "convert",
+    "merge",
+    "check",
+    "completions",
+    "man",
+];
 
 #[test]
 fn version_and_help_go_to_stdout() {

@@ -30,10 +30,11 @@ fn large(test: &str, scratch: &Scratch) -> Option<PathBuf> {
     Some(scratch.path("big.vhd"))
 }
 
-/// Starts a compaction and waits until it reports `phase`.
-fn start(disk: &Path, phase: &str) -> (Child, String, impl Read + use<>) {
+/// Starts a command and waits until it reports `phase`.
+fn start(args: &[&str], disk: &Path, phase: &str) -> (Child, String, impl Read + use<>) {
     let mut child = slimdisk()
-        .args(["compact", "--mode", "full", "--json", "--progress", "json"])
+        .args(args)
+        .args(["--json", "--progress", "json"])
         .arg(disk)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -54,7 +55,8 @@ fn start(disk: &Path, phase: &str) -> (Child, String, impl Read + use<>) {
 fn interrupted(disk: &Path, signal: &str, phase: &str) -> Option<(PathBuf, Ran)> {
     for _ in 0..5 {
         let stopped = copy(disk, "stopped.vhd");
-        let (mut child, mut seen, mut err) = start(&stopped, phase);
+        let args = ["compact", "--mode", "full"];
+        let (mut child, mut seen, mut err) = start(&args, &stopped, phase);
         sh(&format!("kill -{signal} {} || true", child.id()));
         err.read_to_string(&mut seen).unwrap();
         let mut out = String::new();
@@ -103,7 +105,8 @@ fn a_second_signal_ends_at_once_and_that_is_safe_too() {
     let scratch = Scratch::new("interrupt-twice");
     let Some(disk) = large(test, &scratch) else { return };
     let stopped = copy(&disk, "stopped.vhd");
-    let (mut child, _, mut err) = start(&stopped, "release");
+    let (mut child, _, mut err) =
+        start(&["compact", "--mode", "full"], &stopped, "release");
     // Both wait for a process that stands still, so both are there before it can
     // reach a sound point.
     sh(&format!(
@@ -160,4 +163,31 @@ fn same_guest(one: &Path, other: &Path) {
         other.display()
     ));
     kept_file(other);
+}
+
+#[test]
+fn a_conversion_that_is_interrupted_leaves_no_file() {
+    let test = "a_conversion_that_is_interrupted_leaves_no_file";
+    let scratch = Scratch::new("interrupt-convert");
+    let Some(disk) = large(test, &scratch) else { return };
+    let new = scratch.path("new.vhd");
+    let (child, mut seen, mut err) =
+        start(&["convert", "--verify", disk.to_str().unwrap()], &new, "copy");
+    sh(&format!("kill -TERM {} || true", child.id()));
+    err.read_to_string(&mut seen).unwrap();
+    let output = child.wait_with_output().unwrap();
+    if output.status.code() == Some(0) {
+        skip(test, "a host slow enough to be interrupted");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(143), "{seen}");
+    let ran =
+        Ran { code: 143, out: String::from_utf8(output.stdout).unwrap(), err: seen };
+    assert_eq!(ran.object()["outcome"], "cancelled");
+    let mut left: Vec<_> = std::fs::read_dir(scratch.dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["big.vhd", "raw"]);
 }

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::chain_model::{Child, id_in, random_bits, read_chain};
 use crate::command::{run, slimdisk};
 use crate::support::{Noise, Scratch, have, sh};
 use crate::vhd_model::{Shape, read_strictly};
@@ -57,6 +58,23 @@ fn copy(from: &Path, to: &Path) {
     sh(&format!("cp --sparse=always {} {}", from.display(), to.display()));
 }
 
+/// Runs the command and kills it within `span` microseconds, which follows what the
+/// machine is capable of; whether it was still running.
+fn kill(args: &[&str], paths: &[&Path], noise: &mut Noise, span: &mut u64) -> bool {
+    let mut child = slimdisk()
+        .args(args)
+        .args(paths)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    sleep(Duration::from_micros(noise.below(*span)));
+    child.kill().unwrap();
+    let struck = child.wait().unwrap().signal() == Some(9);
+    *span = if struck { *span * 21 / 20 } else { (*span * 3 / 4).max(5000) };
+    struck
+}
+
 #[test]
 fn sigkill_at_two_hundred_random_moments() {
     let test = "sigkill_at_two_hundred_random_moments";
@@ -101,18 +119,8 @@ fn sigkill_at_two_hundred_random_moments() {
     let (mut killed, mut midway) = (0, 0);
     for round in 0..200 {
         copy(&master, &disk);
-        let mut child = slimdisk()
-            .args(["compact", "-q"])
-            .arg(&disk)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        sleep(Duration::from_micros(noise.below(span)));
-        child.kill().unwrap();
-        let struck = child.wait().unwrap().signal() == Some(9);
+        let struck = kill(&["compact", "-q"], &[&disk], &mut noise, &mut span);
         killed += u32::from(struck);
-        span = if struck { span * 21 / 20 } else { (span * 3 / 4).max(5000) };
         let file = fs::read(&disk).unwrap();
         let there = judge(&file).unwrap_or_else(|what| panic!("round {round}: {what}"));
         midway += u32::from(there < BLOCKS && file.len() > goal.len());
@@ -125,4 +133,79 @@ fn sigkill_at_two_hundred_random_moments() {
     }
     println!("{killed} killed, {midway} of them between the first release and the cut");
     assert!(killed >= 100 && midway >= 20, "{killed} killed, {midway} midway");
+}
+
+/// A dynamic base and a child of it, with noise in most of their blocks.
+fn make_chain(scratch: &Scratch) -> [std::path::PathBuf; 2] {
+    let mut noise = Noise::new(11);
+    let [base, child] = ["base.vhd", "child.vhd"].map(|name| scratch.path(name));
+    let shape = |noise: &mut Noise, step: usize| {
+        let mut shape = Shape::random(noise);
+        (shape.block_size, shape.blocks, shape.batmap) = (BLOCK, 40, false);
+        (shape.spare_entries, shape.creator) = (0, *b"win ");
+        shape.order = (0..40).step_by(step).map(|block| (block, 0)).collect();
+        shape
+    };
+    let below = shape(&mut noise, 3).build(&[]);
+    let above = shape(&mut noise, 2);
+    let bits: Vec<_> = (0..40).map(|_| random_bits(&mut noise, BLOCK / 512)).collect();
+    let file = Child::new(above.clone(), id_in(&below), "base.vhd")
+        .build(|block| bits[block as usize].clone(), |block| above.data(block));
+    fs::write(&base, below).unwrap();
+    fs::write(&child, file).unwrap();
+    [base, child]
+}
+
+#[test]
+fn a_merge_killed_at_random_moments_goes_on() {
+    let scratch = Scratch::new("killed-merge");
+    let [base, child] = make_chain(&scratch);
+    let (below, above) = (fs::read(&base).unwrap(), fs::read(&child).unwrap());
+    let shown = read_chain(&[&above, &below]);
+    let started = Instant::now();
+    run(&["merge", "-q"], &[&child]).ok();
+    let mut span = started.elapsed().as_micros() as u64 * 5 / 4;
+    let goal = fs::metadata(&base).unwrap().len();
+    let mut noise = Noise::new(std::process::id().into());
+    let (mut killed, mut midway) = (0, 0);
+    for round in 0..80 {
+        fs::write(&base, &below).unwrap();
+        killed += u32::from(kill(&["merge", "-q"], &[&child], &mut noise, &mut span));
+        let now = fs::read(&base).unwrap();
+        assert!(read_chain(&[&above, &now]) == shown, "round {round}");
+        midway += u32::from(now != below && read_chain(&[&now]) != shown);
+        run(&["merge", "-q"], &[&child]).ok();
+        let now = fs::read(&base).unwrap();
+        assert!(read_chain(&[&now]) == shown, "round {round}");
+        assert_eq!(now.len() as u64, goal, "round {round}");
+        assert!(fs::read(&child).unwrap() == above, "round {round}");
+    }
+    println!("{killed} killed, {midway} of them while the parent was written");
+    assert!(killed >= 30 && midway >= 5, "{killed} killed, {midway} midway");
+}
+
+#[test]
+fn a_conversion_killed_at_random_moments_leaves_nothing_or_all() {
+    let scratch = Scratch::new("killed-convert");
+    let [base, child] = make_chain(&scratch);
+    let shown = read_chain(&[&fs::read(&child).unwrap(), &fs::read(&base).unwrap()]);
+    let new = scratch.path("new.vhd");
+    let started = Instant::now();
+    run(&["convert", "-q"], &[&child, &new]).ok();
+    let mut span = started.elapsed().as_micros() as u64 * 5 / 4;
+    let mut noise = Noise::new(std::process::id().into());
+    let (mut killed, mut whole) = (0, 0);
+    for round in 0..80 {
+        fs::remove_file(&new).ok();
+        killed +=
+            u32::from(kill(&["convert", "-q"], &[&child, &new], &mut noise, &mut span));
+        if new.exists() {
+            assert!(read_chain(&[&fs::read(&new).unwrap()]) == shown, "round {round}");
+            whole += 1;
+        }
+        let left = fs::read_dir(scratch.dir()).unwrap().count();
+        assert_eq!(left, 2 + usize::from(new.exists()), "round {round}");
+    }
+    println!("{killed} killed, {whole} whole");
+    assert!(killed >= 30 && whole >= 3, "{killed} killed, {whole} whole");
 }

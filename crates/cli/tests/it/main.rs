@@ -11,6 +11,9 @@
     reason = "a test that meets a surprise should panic, and skips are printed"
 )]
 
+#[cfg(unix)]
+#[path = "../../../slimdisk/tests/it/chain_model.rs"]
+mod chain_model;
 mod command;
 mod documents;
 mod drawing;
@@ -22,6 +25,7 @@ mod json;
 mod killed;
 #[cfg(unix)]
 mod memory;
+mod new_images;
 #[path = "../../../slimdisk/tests/it/noise.rs"]
 mod noise;
 mod read_only;
