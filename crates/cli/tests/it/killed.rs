@@ -157,6 +157,50 @@ fn make_chain(scratch: &Scratch) -> [std::path::PathBuf; 2] {
 }
 
 #[test]
+fn compacting_a_child_killed_at_random_moments_goes_on() {
+    let scratch = Scratch::new("killed-child");
+    let [base, child] = make_chain(&scratch);
+    let below = fs::read(&base).unwrap();
+    // Half of what the child holds is what its parent shows.
+    let shown = read_chain(&[&below]);
+    let mut shape = Shape::random(&mut Noise::new(12));
+    (shape.block_size, shape.blocks, shape.batmap) = (BLOCK, 40, false);
+    (shape.spare_entries, shape.creator) = (0, *b"win ");
+    shape.order = (0..40).map(|block| (block, 0)).collect();
+    let above = Child::new(shape.clone(), id_in(&below), "base.vhd").build(
+        |_| vec![0xFF; BLOCK / 512 / 8],
+        |block| match block % 2 {
+            0 => shown[block as usize * BLOCK..][..BLOCK].to_vec(),
+            _ => shape.data(block),
+        },
+    );
+    let compact = ["compact", "-q", "--mode", "full"];
+    fs::write(&child, &above).unwrap();
+    let shown = read_chain(&[&above, &below]);
+    let started = Instant::now();
+    run(&compact, &[&child]).ok();
+    let mut span = started.elapsed().as_micros() as u64 * 5 / 4;
+    let goal = fs::read(&child).unwrap();
+    assert!(goal.len() < above.len() * 6 / 10, "{} of {}", goal.len(), above.len());
+    let mut noise = Noise::new(std::process::id().into());
+    let (mut killed, mut midway) = (0, 0);
+    for round in 0..60 {
+        fs::write(&child, &above).unwrap();
+        killed += u32::from(kill(&compact, &[&child], &mut noise, &mut span));
+        let now = fs::read(&child).unwrap();
+        assert!(read_chain(&[&now, &below]) == shown, "round {round}");
+        midway += u32::from(now != above && now.len() != goal.len());
+        run(&compact, &[&child]).ok();
+        let now = fs::read(&child).unwrap();
+        assert!(read_chain(&[&now, &below]) == shown, "round {round}");
+        assert_eq!(now.len(), goal.len(), "round {round}");
+        assert!(fs::read(&base).unwrap() == below, "round {round}");
+    }
+    println!("{killed} killed, {midway} of them between the first release and the cut");
+    assert!(killed >= 20 && midway >= 3, "{killed} killed, {midway} midway");
+}
+
+#[test]
 fn a_merge_killed_at_random_moments_goes_on() {
     let scratch = Scratch::new("killed-merge");
     let [base, child] = make_chain(&scratch);
