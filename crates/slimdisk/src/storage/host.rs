@@ -705,6 +705,25 @@ mod tests {
     }
 
     #[test]
+    fn a_change_is_noticed_without_a_lease() {
+        use std::io::Write;
+        let path = std::env::temp_dir()
+            .join(format!("slimdisk-steady-{}.img", std::process::id()));
+        std::fs::write(&path, [0; 10]).unwrap();
+        let mut host = HostFile::open_read(&path).unwrap();
+        host.steady = host.state().ok();
+        host.still_exclusive().unwrap();
+        // Long enough for the coarsest clock that dates are taken from.
+        sleep(Duration::from_millis(50));
+        let mut other = File::options().write(true).open(&path).unwrap();
+        other.write_all(&[1; 10]).unwrap();
+        drop(other);
+        assert_eq!(host.still_exclusive().unwrap_err().kind(), Kind::InUse);
+        drop(host);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
     fn a_flush_that_failed_is_not_forgotten() {
         let path = std::env::temp_dir()
             .join(format!("slimdisk-flush-{}.img", std::process::id()));

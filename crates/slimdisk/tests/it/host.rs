@@ -342,6 +342,51 @@ fn shutting_down_stops_all_tasks_and_takes_no_more() {
     assert_eq!(fs::read_dir(scratch.dir()).unwrap().count(), 1);
 }
 
+#[test]
+fn a_disk_tells_of_itself_while_a_task_works_on_it() {
+    let scratch = Scratch::new("host-asked");
+    let host = Host::new();
+    let path = scratch.path("a.vhd");
+    dynamic(&path, 60, &[1, 4, 7], 13);
+    let disk = host.open(&path).unwrap();
+    let mut options = compact::Options::default();
+    (options.mode, options.verify) = (compact::Mode::Full, true);
+    let task = disk.compact_with(&options).unwrap();
+    let mut asked = 0;
+    while !task.wait(Some(Duration::from_millis(1))) {
+        assert_eq!(disk.image_type().unwrap(), ImageType::Dynamic);
+        assert_eq!(disk.size_in_guest().unwrap(), 60 * BLOCK as u64);
+        assert!(disk.parent().unwrap().is_none());
+        asked += 1;
+    }
+    done(&task);
+    assert!(asked > 3, "{asked}");
+}
+
+#[test]
+fn room_that_was_set_aside_goes_back_to_the_host() {
+    let test = "room_that_was_set_aside_goes_back_to_the_host";
+    if !have(test, &["fallocate", "stat"]) {
+        return;
+    }
+    let scratch = Scratch::new("host-room");
+    let path = scratch.path("a.vhd");
+    let len = dynamic(&path, 4, &[], 14).len();
+    let held = |path: &Path| -> u64 {
+        let blocks = sh(&format!("stat -c %b {}", path.display()));
+        blocks.trim().parse::<u64>().unwrap() * 512
+    };
+    sh(&format!("fallocate -n -o {len} -l 64M {}", path.display()));
+    assert!(held(&path) > 64 << 20);
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    let report = compact::compact(&path, &compact::Options::default(), &mut |_| {
+        std::ops::ControlFlow::Continue(())
+    });
+    assert_eq!(report.outcome, compact::Outcome::NothingToDo);
+    assert!(held(&path) < len as u64 + (1 << 20));
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), modified);
+}
+
 /// A child of the image `parent` whose blocks 0 and 1 hold what that one shows there, and
 /// block 2 noise of its own.
 fn echo(path: &Path, name: &str, parent: &[u8], disk: &[u8], seed: u64) -> Vec<u8> {
