@@ -62,7 +62,6 @@ pub struct Merging {
     holdings: Holdings,
     verify: bool,
     report: Report,
-    started: Instant,
 }
 
 impl Merging {
@@ -78,9 +77,8 @@ impl Merging {
     /// written to; [`Kind::ParentNotFound`] and [`Kind::ParentMismatch`];
     /// [`Kind::DiskTooLarge`] if the parent could outgrow its format.
     pub fn prepare(child: &Path, options: &Options) -> Result<Self> {
-        let started = Instant::now();
         let file = Arc::new(Meter::new(HostFile::open_steady(child)?));
-        Self::prepare_file(child, file.clone(), options, started)
+        Self::prepare_file(child, file.clone(), options)
             .map_err(|error| in_file(error, file.inner(), child))
     }
 
@@ -88,7 +86,6 @@ impl Merging {
         child_path: &Path,
         child_file: Arc<Meter<HostFile>>,
         options: &Options,
-        started: Instant,
     ) -> Result<Self> {
         let mut report = Report::new(child_path);
         let mut child = image::open(child_file.clone())?;
@@ -119,10 +116,7 @@ impl Merging {
         parent.writable().map_err(at_parent)?;
         child.set_parent(view_of(file.clone(), above.clone())?)?;
         let holdings = holdings(&*child, &*parent)?;
-        let most = parent.file_len_with(holdings.absent_blocks);
-        if let Err(error) = most {
-            return Err(at_parent(error));
-        }
+        parent.file_len_with(holdings.absent_blocks).map_err(at_parent)?;
 
         report.parent = file.inner().path().to_string_lossy().into_owned();
         report.format = Some(parent_facts.format);
@@ -150,7 +144,6 @@ impl Merging {
             holdings,
             verify: options.verify,
             report,
-            started,
         })
     }
 
@@ -163,6 +156,7 @@ impl Merging {
     /// What a run would do. Reads what the child holds and writes nothing, not even a
     /// timestamp; all numbers are exact.
     pub fn plan(mut self, hook: &mut Hook<'_>) -> Report {
+        let started = Instant::now();
         let result = run::plan(&*self.child, &*self.parent, hook).and_then(|done| {
             self.enter(done);
             if done.stopped {
@@ -173,7 +167,7 @@ impl Merging {
             Ok(Outcome::Planned)
         });
         self.report.io = IoReport::of_plan(self.file.counts());
-        self.finished(result)
+        self.finished(result, started)
     }
 
     /// Merges.
@@ -182,6 +176,7 @@ impl Merging {
     /// before. The parent has a new modification time if the merge was completed, else
     /// the one it had, by which some programs know it as the child's.
     pub fn run(mut self, hook: &mut Hook<'_>) -> Report {
+        let started = Instant::now();
         let file = self.file.clone();
         let result = file.inner().times().and_then(|times| {
             let mut done = Done::default();
@@ -204,7 +199,7 @@ impl Merging {
             self.report.notes.push(siblings::what_now(path, child.as_ref()));
         }
         self.report.io = IoReport::of_run(file.counts());
-        self.finished(result)
+        self.finished(result, started)
     }
 
     fn merge(&mut self, done: &mut Done, hook: &mut Hook<'_>) -> Result<Outcome> {
@@ -266,7 +261,7 @@ impl Merging {
         self.report.blocks_added = done.blocks_added;
     }
 
-    fn finished(self, result: Result<Outcome>) -> Report {
+    fn finished(self, result: Result<Outcome>, started: Instant) -> Report {
         let Merging { mut report, child_path, child_file, .. } = self;
         report.io.bytes_read += child_file.counts().bytes_read + self.chain.bytes_read();
         let begun = report.io.bytes_written.is_some_and(|bytes| bytes > 0);
@@ -278,7 +273,7 @@ impl Merging {
             );
         }
         let result = result.map_err(|e| in_file(e, child_file.inner(), &child_path));
-        report.finish(result, self.started);
+        report.finish(result, started);
         report
     }
 }

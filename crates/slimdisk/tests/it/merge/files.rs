@@ -67,6 +67,16 @@ fn a_run_does_what_its_plan_says() {
                 |file: &[u8]| read_strictly(file).unwrap().iter().flatten().count();
             let more = blocks(&after[1]) - blocks(&chain[1]);
             assert_eq!(done.blocks_added, more as u64);
+            // As all programs in use make them: a new block of a dynamic disk has all
+            // its bits.
+            let is_dynamic = after[1][after[1].len() - 512 + 63] == 3;
+            let before = read_strictly(&chain[1]).unwrap();
+            for (now, before) in read_strictly(&after[1]).unwrap().iter().zip(&before) {
+                if let (Some(now), None, true) = (now, before, is_dynamic) {
+                    let bits = &now.bitmap[..now.data.len() / 512 / 8];
+                    assert!(bits.iter().all(|byte| *byte == 0xFF));
+                }
+            }
             added += more;
         }
         kinds[chain[1][chain[1].len() - 512 + 63] as usize] += 1;
@@ -200,6 +210,34 @@ fn a_writer_that_comes_stops_it() {
         assert_eq!(files.modified(), long_ago());
         files.complete();
     }
+}
+
+/// Where there is nothing to write, what a newcomer may have appended is not cut off.
+#[test]
+fn a_writer_that_comes_late_is_not_cut_off() {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    const O_NONBLOCK: i32 = 0o4000;
+    let files = Files::new("late", &plain_chain(&mut Noise::new(27)));
+    files.complete();
+    let mut parent = files.read()[1].clone();
+    let footer = parent.split_off(parent.len() - 512);
+    parent.resize(parent.len() + 40_960, 0xAB);
+    parent.extend(footer);
+    fs::write(&files.paths[1], &parent).unwrap();
+    let mut came = false;
+    let report = files.merge(&mut |at| {
+        if at.phase == Phase::Merge && !came {
+            let mut writer = fs::File::options();
+            writer.write(true).custom_flags(O_NONBLOCK);
+            came = writer.open(&files.paths[1]).is_err();
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(came);
+    assert_eq!(report.cause.unwrap().kind(), Kind::InUse);
+    assert!(files.read()[1] == parent);
+    files.complete();
+    assert!(files.read()[1].len() < parent.len());
 }
 
 /// The shape of a file that [`plain_chain`] made.

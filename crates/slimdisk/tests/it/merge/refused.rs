@@ -9,7 +9,7 @@ use slimdisk::storage::HostFile;
 use slimdisk::{Error, Kind};
 
 use super::{Files, plain_chain};
-use crate::chain_model::{fixed, id_in};
+use crate::chain_model::{Child, fixed, id_in};
 use crate::support::{Noise, have, sh, skip};
 use crate::vhd_model::{Shape, set_checksum};
 
@@ -101,6 +101,28 @@ fn what_tapdisk_encrypts_or_numbers_otherwise_is_not_written_to() {
     change_footer(&mut parent, |f| f[32..36].copy_from_slice(&1u32.to_be_bytes()));
     fs::write(&files.paths[1], &parent).unwrap();
     refusal(&files, Kind::WrongImageType, "tapdisk 0.1");
+}
+
+#[test]
+fn an_encrypted_child_is_not_merged() {
+    let (files, chain) = files("encrypted");
+    let shape = Shape {
+        block_size: 65536,
+        blocks: 64,
+        order: vec![(1, 0)],
+        aligned: false,
+        spare_entries: 0,
+        batmap: true,
+        creator: *b"tap\0",
+        seed: 9,
+    };
+    let mut child = Child::new(shape.clone(), id_in(&chain[1]), "parent.vhd")
+        .build(|_| vec![0xFF; 16], |block| shape.data(block));
+    fs::write(&files.paths[0], &child).unwrap();
+    files.prepare(&Options::default()).unwrap();
+    child[0x800 + 29] = 1;
+    fs::write(&files.paths[0], &child).unwrap();
+    refusal(&files, Kind::WrongImageType, "encrypted");
 }
 
 #[test]
