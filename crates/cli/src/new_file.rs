@@ -1,6 +1,5 @@
 //! Writing a new file so that it is there whole or not at all.
 
-use std::fs;
 use std::path::Path;
 
 use slimdisk::storage::{NewFile, Storage};
@@ -27,7 +26,8 @@ fn already_there(path: &Path) -> Error {
 #[cfg(unix)]
 fn same_file(a: &Path, b: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    let id =
+        |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
     matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
 }
 
@@ -51,6 +51,8 @@ pub fn write(path: &Path, data: &[u8], replace: bool) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
