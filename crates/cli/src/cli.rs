@@ -10,8 +10,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use slimdisk::compact::{Mode, Options};
 use slimdisk::create::{self, Content};
-use slimdisk::image::ImageType;
 use slimdisk::image::parent::ParentLookup;
+use slimdisk::image::vhd::Vhd;
+use slimdisk::image::vhdx::Vhdx;
+use slimdisk::image::{Format, ImageType};
 use slimdisk::{convert, merge};
 
 use crate::progress::Style;
@@ -346,7 +348,15 @@ pub struct CreateArgs {
     /// Make a differencing image that has this one as its parent
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub parent: Option<PathBuf>,
-    /// The size of a block: 512K or 2M (the default) are what all programs read
+    /// The format of the new image
+    ///
+    /// By default the one that its name ends in or else its parent has, else vhd.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Option<FormatArg>,
+    /// The size of a block
+    ///
+    /// In a VHD 512K or 2M (the default) are what all programs read; a VHDX has 1M to
+    /// 256M (by default 32M, a differencing one 2M).
     #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "fixed")]
     pub block_size: Option<u64>,
     /// Write nothing; show what would be made
@@ -375,7 +385,16 @@ pub struct ConvertArgs {
     /// The type of the new image
     #[arg(long = "type", value_enum, value_name = "TYPE", default_value = "dynamic")]
     pub image_type: NewTypeArg,
-    /// The size of a block: 512K or 2M (the default) are what all programs read
+    /// The format of the new image
+    ///
+    /// By default the one that its name ends in, else vhd.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Option<FormatArg>,
+    /// The size of a block
+    ///
+    /// In a VHD 512K or 2M (the default) are what all programs read; a VHDX has 1M to
+    /// 256M (32M by default). In smaller blocks less free space is pinned: `plan` tells
+    /// how much less.
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub block_size: Option<u64>,
     /// Leave out what trusted volumes call free
@@ -433,6 +452,11 @@ pub struct MergeArgs {
         requires = "to"
     )]
     pub image_type: NewTypeArg,
+    /// The format of the new image
+    ///
+    /// By default the one that its name ends in, else vhd.
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "to")]
+    pub format: Option<FormatArg>,
     /// Read all of the disk before and after, and compare
     #[arg(long)]
     pub verify: bool,
@@ -459,15 +483,25 @@ pub enum NewTypeArg {
     Fixed,
 }
 
+/// The format of a new image.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum FormatArg {
+    /// Virtual PC, Virtual Server, Hyper-V: disks of up to 2040 GiB
+    Vhd,
+    /// Hyper-V since Windows 8, WSL 2, Docker Desktop: disks of up to 64 TiB
+    Vhdx,
+}
+
 /// `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// The disk image
     #[arg(value_hint = ValueHint::FilePath)]
     pub disk: PathBuf,
-    /// Mend a damaged footer or its copy from the other one, then check again
+    /// Mend what has a sound copy in the image, then check again
     ///
-    /// Nothing else is ever mended.
+    /// That is one damaged footer of a VHD, one header or region table of a VHDX; a log
+    /// in use is replayed. Nothing else is ever mended.
     #[arg(long)]
     pub repair: bool,
     /// How it is said.
@@ -503,6 +537,15 @@ pub struct SearchArgs {
     /// left in a clean state and no hibernated system is on it; their headers stay.
     #[arg(long)]
     pub drop_swap: bool,
+    /// Give up what is free although other images need this one as their parent
+    ///
+    /// Without it an image that others in its folder name as their parent gives up only
+    /// what reads the same afterwards. With it the disk gets another identity as soon as
+    /// something else goes, and none of those children can be used any more: only for
+    /// children that you no longer need. VHD disks keep their identity, so they are
+    /// refused.
+    #[arg(long)]
+    pub orphan_children: bool,
 }
 
 /// Where the parents of a differencing image may be.
@@ -590,6 +633,15 @@ impl From<NewTypeArg> for ImageType {
     }
 }
 
+impl From<FormatArg> for &'static dyn Format {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Vhd => &Vhd,
+            FormatArg::Vhdx => &Vhdx,
+        }
+    }
+}
+
 impl From<&SearchArgs> for Options {
     fn from(search: &SearchArgs) -> Self {
         let mut options = Options::default();
@@ -597,6 +649,7 @@ impl From<&SearchArgs> for Options {
         options.drop_unpartitioned = search.drop_unpartitioned;
         options.allow.discard_shadow_copies = search.discard_shadow_copies;
         options.allow.drop_swap = search.drop_swap;
+        options.orphan_children = search.orphan_children;
         options
     }
 }
@@ -609,6 +662,7 @@ impl From<&CreateArgs> for create::Options {
             (None, size) => Content::Dynamic { size },
         };
         let mut options = create::Options::new(content);
+        options.format = args.format.map(Into::into);
         options.block_size = args.block_size;
         options.parents = (&args.parents).into();
         options
@@ -618,6 +672,7 @@ impl From<&CreateArgs> for create::Options {
 impl From<&ConvertArgs> for convert::Options {
     fn from(args: &ConvertArgs) -> Self {
         let mut options = convert::Options::new(args.image_type.into());
+        options.format = args.format.map(Into::into);
         options.block_size = args.block_size;
         options.leave_out_free = args.leave_out_free;
         options.drop_unpartitioned = args.drop_unpartitioned;
@@ -641,6 +696,7 @@ impl From<&MergeArgs> for merge::Options {
 impl From<&MergeArgs> for convert::Options {
     fn from(args: &MergeArgs) -> Self {
         let mut options = convert::Options::new(args.image_type.into());
+        options.format = args.format.map(Into::into);
         options.whole_chain = true;
         options.verify = args.verify;
         options.parents = (&args.parents).into();

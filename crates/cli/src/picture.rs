@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use serde::Serialize;
 use slimdisk::compact::Verdict;
-use slimdisk::image::Layout;
+use slimdisk::image::{Layout, Piece};
 
 /// What a place holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -76,7 +76,7 @@ impl From<Verdict> for State {
         match verdict {
             Verdict::Absent => State::Absent,
             Verdict::Live => State::Used,
-            Verdict::Free => State::Free,
+            Verdict::Free | Verdict::Blank => State::Free,
             Verdict::Zero => State::Zero,
             Verdict::Parent => State::Parent,
         }
@@ -211,9 +211,15 @@ pub fn of_guest(verdicts: &[Verdict], block_size: u64, virtual_size: u64) -> Pic
 pub fn of_file(layout: &Layout, verdicts: &[Verdict]) -> Picture {
     let mut parts: Vec<(Range<u64>, State)> = Vec::new();
     for extent in &layout.extents {
-        let verdict = verdicts.get(extent.block as usize).copied();
-        let state = verdict.map_or(State::Used, State::from);
-        parts.push((extent.place..extent.place.saturating_add(layout.extent_len), state));
+        let state = match extent.piece {
+            Piece::Block(block) => {
+                let verdict = verdicts.get(block as usize).copied();
+                verdict.map_or(State::Used, State::from)
+            }
+            Piece::Bitmap(_) => State::Table,
+        };
+        let end = extent.place.saturating_add(layout.len_of(extent.piece));
+        parts.push((extent.place..end, state));
     }
     parts.extend(layout.reserved.iter().map(|range| (range, State::Table)));
     let trailer = layout.file_len.saturating_sub(layout.trailer_len);

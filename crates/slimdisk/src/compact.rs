@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod finer;
 pub mod plan;
 pub mod report;
 pub mod run;
@@ -57,6 +58,12 @@ pub struct Options {
     /// what its parent shows. Always so for an image that others in its folder name as
     /// their parent, for they may read what its own volumes call free.
     pub preserve: bool,
+    /// Give up all that is free of an image that others in its folder name as their
+    /// parent, too. The disk gets another identity, by which they no longer find it.
+    /// Refused for a format whose disks keep theirs.
+    pub orphan_children: bool,
+    /// Count what smaller blocks would hold.
+    pub(crate) smaller_blocks: bool,
     /// A parent lies in another folder, where nobody would see that this image depends
     /// on it.
     pub(crate) distant_parent: bool,
@@ -99,6 +106,7 @@ pub fn examine(
     let mut image = image::open(file.clone()).map_err(named)?;
     let mut facts = image.facts();
     let layout = image.layout();
+    can_orphan(&*image, options).map_err(named)?;
     let children = children(file.path(), &facts);
     let options = &for_children(options, &children);
     let (mut parents, mut parents_error, mut survey) = (Vec::new(), None, None);
@@ -115,7 +123,8 @@ pub fn examine(
         }
         Err(error) => parents_error = Some(Arc::new(in_file(error, &file, path))),
     }
-    facts.notes.extend(children_notes(&children));
+    facts.notes.extend(children_notes(&children, &*image, options));
+    facts.notes.extend(tracking_note(file.path()));
     let file_size = crate::storage::ReadAt::len(&*file);
     Ok(Some(Examination {
         facts,
@@ -145,7 +154,15 @@ pub fn plan_disk(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report 
         }
         report.io = IoReport::of_plan(counts);
         Ok(match planned.map_err(|e| in_file(e, file.inner(), path))? {
-            Some(_) => Outcome::Planned,
+            Some(_) => {
+                let names = report.orphaned.join(", ");
+                if !names.is_empty() {
+                    report
+                        .notes
+                        .push(format!("would no longer find their parent: {names}"));
+                }
+                Outcome::Planned
+            }
             None => Outcome::Cancelled,
         })
     });
@@ -231,6 +248,8 @@ fn run_on(
         ..BlockCounts::default()
     };
     let planned = std::mem::replace(&mut report.blocks, unchanged);
+    let orphaned = std::mem::take(&mut report.orphaned);
+    let identity = image.facts().unique_id;
     report.file_size_after = report.file_size_before;
     let verdicts = survey.verdicts;
     let mut before = None;
@@ -242,6 +261,15 @@ fn run_on(
     }
     let done = run::run(&mut *image, &plan, run::ROUND, hook);
     report.file_size_after = storage.len();
+    // How far a run came that failed, the file itself knows best.
+    if !orphaned.is_empty()
+        && let Ok(reached) = image::open(storage.clone())
+        && reached.facts().unique_id != identity
+    {
+        let names = orphaned.join(", ");
+        report.notes.push(format!("no longer find their parent: {names}"));
+        report.orphaned = orphaned;
+    }
     let done = match done {
         Ok(done) => done,
         Err(error) => {
@@ -316,11 +344,13 @@ fn prepare(
     report.blocks.allocated_before = u64::from(facts.blocks_allocated);
     report.blocks.allocated_after = report.blocks.allocated_before;
     report.notes.extend(facts.notes.iter().cloned());
+    can_orphan(&*image, options)?;
     let mut chain = Chain::default();
     let mut options = options.clone();
     if let Some(path) = path {
         let children = children(path, &facts);
-        report.notes.extend(children_notes(&children));
+        report.notes.extend(children_notes(&children, &*image, &options));
+        report.notes.extend(tracking_note(path));
         options = for_children(&options, &children);
         let names =
             children.paths.iter().map(|child| child.to_string_lossy().into_owned());
@@ -334,6 +364,7 @@ fn prepare(
         report.parents = chain.parents().to_vec();
     }
     image.compactable()?;
+    options.smaller_blocks = true;
     let Some(survey) = survey::survey(&*image, &options, true, hook)? else {
         return Ok(None);
     };
@@ -341,14 +372,18 @@ fn prepare(
     let plan = plan::plan(&layout, &survey.verdicts);
     let count =
         |verdict| survey.verdicts.iter().filter(|v| **v == verdict).count() as u64;
-    report.blocks.released_free = count(Verdict::Free);
+    report.blocks.released_free = count(Verdict::Free) + count(Verdict::Blank);
     report.blocks.released_zero = count(Verdict::Zero);
     report.blocks.released_parent = count(Verdict::Parent);
-    report.blocks.allocated_after -= plan.release.len() as u64;
-    report.blocks.moved = plan.moves.len() as u64;
+    report.blocks.allocated_after -= plan.blocks_released() as u64;
+    report.blocks.moved = plan.blocks_moved() as u64;
+    if plan.changes_content {
+        report.orphaned.clone_from(&report.children);
+    }
     report.file_size_after = plan.file_len_after;
     report.kept = survey.kept;
     report.pinned_bytes = survey.kept.pinned;
+    report.smaller_blocks.clone_from(&survey.smaller_blocks);
     report.volumes.clone_from(&survey.volumes);
     report.notes.extend(survey.notes.iter().cloned());
     if let Some(table) = &survey.table {
@@ -372,8 +407,44 @@ fn children(path: &Path, facts: &Facts) -> Children {
 
 /// What is wanted of an image that has these children, or may have.
 fn for_children(options: &Options, children: &Children) -> Options {
-    let preserve = options.preserve || !children.paths.is_empty() || children.unreadable;
+    let children = !children.paths.is_empty() || children.unreadable;
+    let preserve = options.preserve || children && !options.orphan_children;
     Options { preserve, ..options.clone() }
+}
+
+/// Fails if children are to be orphaned that would not notice.
+fn can_orphan(image: &dyn Image, options: &Options) -> Result<()> {
+    if options.orphan_children && !image.identity_follows_content() {
+        return Err(Error::new(
+            Kind::WrongImageType,
+            "a disk of this format keeps its identity whatever it holds, so its children \
+             would take it for what it was and read wrong data: they cannot be orphaned; \
+             merge or remove them first",
+        ));
+    }
+    Ok(())
+}
+
+/// What Hyper-V notes beside a disk of what the guest changed since the last backup.
+const TRACKING: [&str; 2] = ["rct", "mrt"];
+
+/// That there are such notes beside the disk at `path`, which will not hold.
+fn tracking_note(path: &Path) -> Option<String> {
+    let name = path.file_name()?;
+    let beside = |extension: &&str| {
+        let mut name = name.to_owned();
+        name.push(".");
+        name.push(extension);
+        path.with_file_name(&name).is_file().then(|| name.to_string_lossy().into_owned())
+    };
+    let names: Vec<String> = TRACKING.iter().filter_map(beside).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "{}: here Hyper-V notes what changed since the last backup, and compacting is \
+             not seen by it: let the next backup after a compaction be a full one",
+            names.join(", ")
+        )
+    })
 }
 
 /// What is wanted of the image at `path` that has these parents.
@@ -392,26 +463,43 @@ fn distance_note(options: &Options) -> Option<String> {
     })
 }
 
-fn children_notes(children: &Children) -> Option<String> {
+fn children_notes(
+    children: &Children,
+    image: &dyn Image,
+    options: &Options,
+) -> Option<String> {
     let names: Vec<_> = children
         .paths
         .iter()
         .map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy())
         .collect();
-    if names.is_empty() && children.unreadable {
-        return Some(
-            "an image in the same folder may not be read, so it may be a child of this one: \
-             only what reads the same afterwards can be given up"
-                .to_owned(),
-        );
+    let who = match names.as_slice() {
+        [] if children.unreadable => {
+            "an image in the same folder may not be read, so it may be a child of this one"
+                .to_owned()
+        }
+        [] => return None,
+        names => format!("the disk is the parent of {}", names.join(", ")),
+    };
+    if options.orphan_children && !options.preserve {
+        return Some(format!(
+            "{who}: when free space goes that is not zeros, the disk gets another \
+             identity, and nobody can use those children any more"
+        ));
     }
-    (!names.is_empty()).then(|| {
-        format!(
-            "the disk is the parent of {}: only what reads the same afterwards can be given \
-             up, for its children may read what its own volumes call free",
-            names.join(", ")
-        )
-    })
+    let why = if names.is_empty() {
+        ""
+    } else {
+        ", for its children may read what its own volumes call free"
+    };
+    let instead = if image.identity_follows_content() {
+        "; with --orphan-children all that is free goes, and with it the use of the children"
+    } else {
+        ""
+    };
+    Some(format!(
+        "{who}: only what reads the same afterwards can be given up{why}{instead}"
+    ))
 }
 
 /// What is odd about the parents, each named.

@@ -23,10 +23,11 @@ use self::copy::{Fate, copy};
 use self::flat::Flat;
 pub use self::report::{BlockCounts, Outcome, Report};
 use crate::compact::{self, Verdict, survey};
-use crate::create::{FORMAT, unique_id};
+use crate::create::format_for;
 use crate::error::{Error, Kind, Result};
+use crate::image::new::{SECTOR, unique_id};
 use crate::image::parent::{self, Chain, ParentLookup};
-use crate::image::{self, Image, ImageType, NewImage, Writer, wrong_type};
+use crate::image::{self, Format, Image, ImageType, NewImage, Writer, wrong_type};
 use crate::progress::{Hook, Phase, Progress};
 use crate::report::IoReport;
 use crate::storage::{HostFile, IoCounts, Meter, NewFile, ReadAt};
@@ -41,6 +42,9 @@ const PIECE_OF_FIXED: u64 = 2 << 20;
 pub struct Options {
     /// How the new image is to store the disk: dynamic or fixed.
     pub image_type: ImageType,
+    /// The format of the new image; if `None`, the one that its name calls for, or else
+    /// VHD.
+    pub format: Option<&'static dyn Format>,
     /// The size of a block's data in bytes; the format's usual one if `None`.
     pub block_size: Option<u64>,
     /// Leave out blocks that trusted volumes call free; they read as zeros then.
@@ -65,6 +69,7 @@ impl Options {
     pub fn new(image_type: ImageType) -> Self {
         Options {
             image_type,
+            format: None,
             block_size: None,
             leave_out_free: false,
             allow: Allowances::default(),
@@ -80,6 +85,7 @@ impl Options {
 pub struct Conversion {
     source: Source,
     file: NewFile,
+    format: &'static dyn Format,
     new: NewImage,
     options: Options,
     report: Report,
@@ -141,10 +147,15 @@ impl Conversion {
         }
         let source = Source::open(source, options)?;
         let facts = source.image.facts();
+        let format = format_for(target, options.format, None);
+        let sector_size = source.image.sector_size().unwrap_or(SECTOR);
         let new = NewImage {
             image_type: options.image_type,
-            size: source.image.len().next_multiple_of(512),
+            size: source.image.len().next_multiple_of(u64::from(sector_size)),
             block_size: options.block_size,
+            sector_size,
+            // The guest is told the same of its disk as before.
+            physical_sector_size: source.image.physical_sector_size().or(Some(SECTOR)),
             // Fields that somebody left empty say nothing.
             geometry: facts.geometry.filter(|geometry| {
                 geometry.cylinders != 0
@@ -152,26 +163,27 @@ impl Conversion {
                     && geometry.sectors_per_track != 0
             }),
             parent: None,
+            blank: false,
             unique_id: unique_id(),
             time: SystemTime::now(),
         };
-        FORMAT.check_new(&new).map_err(|e| e.in_file(target))?;
+        format.check_new(&new).map_err(|e| e.in_file(target))?;
         let file = NewFile::create(target)?;
         match options.image_type {
-            ImageType::Fixed => file.reserve(FORMAT.max_len(&new))?,
-            _ => file.require(FORMAT.file_len(&new, 0))?,
+            ImageType::Fixed => file.reserve(format.max_len(&new))?,
+            _ => file.require(format.file_len(&new, 0))?,
         }
         let mut report = Report::new(&source.path, target);
-        report.format = Some(FORMAT.name());
+        report.format = Some(format.name());
         report.image_type = Some(options.image_type);
         report.virtual_size = new.size;
-        report.block_size = FORMAT.block_size(&new);
+        report.block_size = format.block_size(&new);
         report.source_file_size = source.file.len();
         report.parents = source.chain.parents().to_vec();
         report.notes = facts.notes;
         report.notes.extend(compact::chain_notes(&source.chain));
         let options = options.clone();
-        Ok(Conversion { source, file, new, options, report, started })
+        Ok(Conversion { source, file, format, new, options, report, started })
     }
 
     /// What [`run`](Conversion::run) would make. Leaves nothing behind; reads the free
@@ -181,7 +193,7 @@ impl Conversion {
             let Some(free) = free else { return Ok(Outcome::Cancelled) };
             let fates = copy(&*self.source.image, self.unit(), &free, None, hook)?;
             let Some(fates) = fates else { return Ok(Outcome::Cancelled) };
-            count(&mut self.report, &self.new, &fates);
+            count(&mut self.report, self.format, &self.new, &fates);
             Ok(Outcome::Planned)
         });
         let result = result.map_err(|e| self.source.in_file(e));
@@ -219,14 +231,15 @@ impl Conversion {
             Some(_) => e,
             None => e.in_file(self.file.path()),
         };
-        let mut writer = FORMAT.create(storage.clone(), &self.new).map_err(at_target)?;
+        let mut writer =
+            self.format.create(storage.clone(), &self.new).map_err(at_target)?;
         let mut sink =
             |offset, data: &[u8]| writer.write(offset, data).map_err(at_target);
         let source = &*self.source.image;
         let fates = copy(source, self.unit(), &free, Some(&mut sink), hook)?;
         let Some(fates) = fates else { return Ok(Outcome::Cancelled) };
         Writer::finish(writer).map_err(at_target)?;
-        count(&mut self.report, &self.new, &fates);
+        count(&mut self.report, self.format, &self.new, &fates);
         let path = self.file.path().to_owned();
         let unexpected =
             |what: &'static str| Err(Error::new(Kind::Unexpected, what).in_file(&path));
@@ -235,8 +248,10 @@ impl Conversion {
         }
         // Through a fresh reading of the file: what the next program will see.
         let fresh = image::open(storage.clone()).map_err(|e| e.in_file(&path))?;
-        if fresh.len() != self.new.size {
-            return unexpected("the new image has not the size of its source");
+        if fresh.len() != self.new.size || fresh.facts().format != self.format.name() {
+            return unexpected(
+                "the new image has not the size of its source, or not its format",
+            );
         }
         if self.options.verify {
             let unit = self.unit();
@@ -288,7 +303,7 @@ impl Conversion {
 }
 
 /// Enters what became of the blocks, and the length that comes of it.
-fn count(report: &mut Report, new: &NewImage, fates: &[Fate]) {
+fn count(report: &mut Report, format: &dyn Format, new: &NewImage, fates: &[Fate]) {
     let count = |fate| fates.iter().filter(|f| **f == fate).count() as u64;
     report.blocks = BlockCounts {
         total: fates.len() as u64,
@@ -296,7 +311,7 @@ fn count(report: &mut Report, new: &NewImage, fates: &[Fate]) {
         left_out_free: count(Fate::Free),
         left_out_zero: count(Fate::Zero),
     };
-    report.file_size = FORMAT.file_len(new, report.blocks.written);
+    report.file_size = format.file_len(new, report.blocks.written);
 }
 
 impl Source {

@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use uuid::Uuid;
-
 use self::folders::Folders;
 use self::parent::Above;
 pub use self::report::{Outcome, Report};
 use crate::error::{Error, Kind, Result};
+use crate::image::new::SECTOR;
+use crate::image::new::unique_id;
 use crate::image::parent::{ParentLookup, id_text};
-use crate::image::{Format, ImageType, NewImage, Writer, vhd::Vhd};
+use crate::image::{self, Format, ImageType, NewImage, Writer, vhd::Vhd, wrong_type};
 use crate::progress::{Hook, Phase, Progress};
 use crate::report::IoReport;
 use crate::storage::{self, Meter, NewFile};
@@ -51,6 +51,9 @@ pub enum Content {
 pub struct Options {
     /// What it is to be.
     pub content: Content,
+    /// The format it is to have; if `None`, the one that the file's name or else the
+    /// parent calls for.
+    pub format: Option<&'static dyn Format>,
     /// The size of a block's data in bytes; the format's usual one if `None`.
     pub block_size: Option<u64>,
     /// Where the parents of the parent may be looked for.
@@ -61,22 +64,30 @@ impl Options {
     /// A disk as the format usually makes them.
     #[must_use]
     pub fn new(content: Content) -> Self {
-        Options { content, block_size: None, parents: ParentLookup::default() }
+        Options {
+            content,
+            format: None,
+            block_size: None,
+            parents: ParentLookup::default(),
+        }
     }
 }
 
-/// An identity that no other disk has.
-pub(crate) fn unique_id() -> [u8; 16] {
-    Uuid::new_v4().into_bytes()
+/// The format that a new disk at `path` has: the one that was asked for, else the one
+/// that its name says, else `usual`, else VHD.
+pub(crate) fn format_for(
+    path: &Path,
+    wanted: Option<&'static dyn Format>,
+    usual: Option<&'static dyn Format>,
+) -> &'static dyn Format {
+    wanted.or_else(|| image::format_of_name(path)).or(usual).unwrap_or(&Vhd)
 }
-
-/// The format that new disks have.
-pub(crate) const FORMAT: &dyn Format = &Vhd;
 
 /// A disk of which all is known but that it is there.
 pub struct Creation {
     folder: PathBuf,
     target: PathBuf,
+    format: &'static dyn Format,
     new: NewImage,
     /// `None` while its folder is missing.
     file: Option<NewFile>,
@@ -124,38 +135,52 @@ impl Creation {
                 (ImageType::Differencing, size)
             }
         };
-        if above.is_none() && size < *FORMAT.limits().start() {
+        let parents_format = above.as_ref().map(|above| above.format);
+        let format = format_for(path, options.format, parents_format);
+        if let Some(theirs) = parents_format
+            && theirs != format
+        {
             let what = format!(
-                "a new disk has at least {} bytes, not {size}",
-                FORMAT.limits().start()
+                "a child has the format of its parent, which is a {}: give it a name that \
+                 ends in .{0}",
+                theirs.name()
             );
+            return Err(wrong_type(what).in_file(path));
+        }
+        let least = *format.limits().start();
+        if above.is_none() && size < least {
+            let what = format!("a new disk has at least {least} bytes, not {size}");
             return Err(Error::new(Kind::DiskTooSmall, what).in_file(path));
         }
+        let parent = above.as_ref().map(|above| &above.image);
         let new = NewImage {
             image_type,
             size,
             block_size: options.block_size,
-            geometry: above.as_ref().and_then(|above| above.image.facts().geometry),
+            sector_size: parent.and_then(|p| p.sector_size()).unwrap_or(SECTOR),
+            physical_sector_size: parent.and_then(|p| p.physical_sector_size()),
+            geometry: parent.and_then(|parent| parent.facts().geometry),
+            blank: true,
             parent: above.as_ref().map(|above| above.named_from(&folder)),
             unique_id: unique_id(),
             time: SystemTime::now(),
         };
-        FORMAT.check_new(&new).map_err(|e| match e.path() {
+        format.check_new(&new).map_err(|e| match e.path() {
             Some(_) => e,
             None => e.in_file(path),
         })?;
         let mut report = Report::new(path);
-        report.format = Some(FORMAT.name());
+        report.format = Some(format.name());
         report.image_type = Some(image_type);
         report.virtual_size = size;
-        report.block_size = FORMAT.block_size(&new);
-        report.file_size = FORMAT.file_len(&new, 0);
+        report.block_size = format.block_size(&new);
+        report.file_size = format.file_len(&new, 0);
         if let Some(above) = &above {
             report.parent = Some(above.path.to_string_lossy().into_owned());
             report.notes.clone_from(&above.notes);
         }
         let mut creation =
-            Creation { folder, target, new, file: None, above, report, started };
+            Creation { folder, target, format, new, file: None, above, report, started };
         if creation.folder.is_dir() {
             creation.file = Some(creation.begin()?);
         } else {
@@ -174,7 +199,7 @@ impl Creation {
             _ => {
                 file.require(self.report.file_size)?;
                 // It is to hold all that the guest may write one day.
-                file.allow(FORMAT.max_len(&self.new))?;
+                file.allow(self.format.max_len(&self.new))?;
             }
         }
         Ok(file)
@@ -217,7 +242,8 @@ impl Creation {
             }
         };
         let storage = Arc::new(Meter::new(file.file().clone()));
-        let written = FORMAT
+        let written = self
+            .format
             .create(storage.clone(), &self.new)
             .and_then(Writer::finish)
             .and_then(|()| self.read_back(storage.clone()));
@@ -236,7 +262,7 @@ impl Creation {
 
     /// Opens what was written the way everybody will.
     fn read_back(&self, storage: Arc<dyn storage::Storage>) -> Result<()> {
-        let mut image = FORMAT.open(storage)?;
+        let mut image = self.format.open(storage)?;
         if let Some(above) = &self.above {
             above.image.still_exclusive()?;
             image.set_parent(above.image.clone())?;

@@ -186,7 +186,8 @@ impl Host {
         Ok(files::under(paths.iter().chain(additional)))
     }
 
-    /// Makes a dynamic disk of `size` MiB at `path`; a folder that is missing is made.
+    /// Makes a dynamic disk of `size` MiB at `path`; a folder that is missing is made. It
+    /// is a VHD, unless its name ends in that of another format, as with all new disks.
     ///
     /// # Errors
     ///

@@ -12,24 +12,26 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod new;
 pub mod parent;
 pub mod vhd;
+pub mod vhdx;
 
 use std::ops::{Range, RangeInclusive};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use crate::error::{Error, Kind, Result};
 use crate::ranges::Ranges;
-use crate::storage::{HostFile, ReadAt, Storage};
+use crate::storage::{HostFile, ReadAt, Storage, past_the_end};
 
 use self::parent::{ParentLink, ParentNames};
 
 pub use self::check::{Finding, Severity};
+pub use self::new::{NewImage, NewParent, Writer};
 
 /// The formats that are read and compacted.
-pub static FORMATS: &[&dyn Format] = &[&vhd::Vhd];
+pub static FORMATS: &[&dyn Format] = &[&vhd::Vhd, &vhdx::Vhdx];
 
 /// One image format.
 pub trait Format: Sync {
@@ -58,6 +60,18 @@ pub trait Format: Sync {
     /// differencing image as far as its headers tell; reads nothing else.
     fn parent_id(&self, file: &dyn ReadAt) -> Option<[u8; 16]>;
 
+    /// The same, with all identities that the parent may have.
+    fn parent_ids(&self, file: &dyn ReadAt) -> Vec<[u8; 16]> {
+        self.parent_id(file).into_iter().collect()
+    }
+
+    /// Whether its differencing images know their parent by an identity that becomes
+    /// another one with the parent's content: then who writes to the parent must tell
+    /// the child, and so needs it for writing, too.
+    fn identity_follows_content(&self) -> bool {
+        false
+    }
+
     /// The sizes that a new disk may have, in bytes.
     fn limits(&self) -> RangeInclusive<u64>;
 
@@ -72,6 +86,10 @@ pub trait Format: Sync {
 
     /// The size of a block's data in such an image; 0 if it has no blocks.
     fn block_size(&self, new: &NewImage) -> u64;
+
+    /// Sizes of blocks in bytes, ascending, that are smaller than usual and still well
+    /// read by other programs: with them less free space is pinned.
+    fn smaller_blocks(&self) -> &'static [u64];
 
     /// The length of the file when `blocks` blocks have a place; of a fixed image always
     /// the same.
@@ -89,65 +107,77 @@ pub trait Format: Sync {
     fn create(&self, file: Arc<dyn Storage>, new: &NewImage) -> Result<Box<dyn Writer>>;
 }
 
-/// An image that is to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewImage {
-    /// How it is to store the disk.
-    pub image_type: ImageType,
-    /// The size of the guest's disk in bytes.
-    pub size: u64,
-    /// The size of a block's data in bytes; the format's usual one if `None`.
-    pub block_size: Option<u64>,
-    /// The geometry that the guest is to see; what the format's rules give if `None`.
-    pub geometry: Option<Geometry>,
-    /// The parent of a differencing image.
-    pub parent: Option<NewParent>,
-    /// The disk's identity, which no other has.
-    pub unique_id: [u8; 16],
-    /// When it was made.
-    pub time: SystemTime,
+impl std::fmt::Debug for dyn Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
-/// The parent of an image that is to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewParent {
-    /// Its identity.
-    pub id: [u8; 16],
-    /// When its file was last changed.
-    pub modified: Option<SystemTime>,
-    /// Its path from the root on, links followed.
-    pub absolute: PathBuf,
-    /// Its path from the new image's folder on, in the manner of this system, if there
-    /// is one.
-    pub relative: Option<String>,
+impl PartialEq for dyn Format {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
 }
 
-/// A new image that is being written. What is not written reads as zeros, or as the
-/// parent.
-///
-/// Until [`finish`](Writer::finish) the file is no image of any format.
-pub trait Writer: Send {
-    /// The size of a block's data in bytes; 0 if the image has no blocks.
-    fn block_size(&self) -> u64;
+impl Eq for dyn Format {}
 
-    /// Writes guest bytes. Offsets ascend, and no call passes the end of a block.
-    fn write(&mut self, offset: u64, data: &[u8]) -> Result<()>;
+/// The format of this name: "vhd".
+#[must_use]
+pub fn format_named(name: &str) -> Option<&'static dyn Format> {
+    FORMATS.iter().find(|format| format.name() == name).copied()
+}
 
-    /// Writes what makes an image of it; durable when it returns.
-    fn finish(self: Box<Self>) -> Result<()>;
+/// The format that a file of this name usually has.
+#[must_use]
+pub fn format_of_name(file: &Path) -> Option<&'static dyn Format> {
+    let extension = file.extension()?;
+    let has = |format: &&&dyn Format| {
+        format.extensions().iter().any(|known| extension.eq_ignore_ascii_case(known))
+    };
+    FORMATS.iter().find(has).copied()
 }
 
 /// Finds out the format of `file`.
 pub fn detect(file: &dyn ReadAt) -> Result<&'static dyn Format> {
+    let mut found: Vec<&'static dyn Format> = Vec::new();
     for format in FORMATS {
         if format.detect(file)? {
-            return Ok(*format);
+            found.push(*format);
         }
+    }
+    match found.as_slice() {
+        [] => {}
+        [format] => return Ok(*format),
+        several => return tell_apart(file, several),
     }
     let known: Vec<_> = FORMATS.iter().map(|f| f.name()).collect();
     Err(Error::invalid(format!(
         "not a disk image of a known format ({}): no signature at either end",
         known.join(", ")
+    )))
+}
+
+/// Which of `several` formats a file has that bears the signature of each: what lies at
+/// either end may be the guest's own bytes, an image in the image say.
+fn tell_apart(
+    file: &dyn ReadAt,
+    several: &[&'static dyn Format],
+) -> Result<&'static dyn Format> {
+    let mut sound = Vec::new();
+    for format in several {
+        let findings = format.check(file)?;
+        if findings.iter().all(|finding| finding.severity != Severity::Error) {
+            sound.push(*format);
+        }
+    }
+    if let [format] = sound.as_slice() {
+        return Ok(*format);
+    }
+    let names: Vec<_> = several.iter().map(|format| format.name()).collect();
+    Err(Error::invalid(format!(
+        "signatures of several formats ({}): no telling which one is the image's own and \
+         which lies on the guest's disk",
+        names.join(", ")
     )))
 }
 
@@ -158,12 +188,7 @@ pub fn open(file: Arc<dyn Storage>) -> Result<Box<dyn Image>> {
 
 /// Whether a file has the extension of an image.
 pub(crate) fn is_image_name(file: &Path) -> bool {
-    file.extension().is_some_and(|extension| {
-        FORMATS
-            .iter()
-            .flat_map(|format| format.extensions())
-            .any(|known| extension.eq_ignore_ascii_case(known))
-    })
+    format_of_name(file).is_some()
 }
 
 /// Checks the structure of the image at `path`; gives the format's name and every
@@ -236,22 +261,53 @@ pub struct Geometry {
     pub sectors_per_track: u8,
 }
 
-/// Where one block lies: `place` is the first byte of what moves with it.
+/// What has a place in the file and can get another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// A block, by its number on the guest's disk.
+    Block(u32),
+    /// A sector bitmap that lies apart from its blocks, by the number of the chunk of
+    /// blocks that it serves.
+    Bitmap(u32),
+}
+
+impl Piece {
+    /// The block's number; `None` for a bitmap.
+    #[must_use]
+    pub fn block(self) -> Option<u32> {
+        match self {
+            Piece::Block(block) => Some(block),
+            Piece::Bitmap(_) => None,
+        }
+    }
+}
+
+/// Where one piece lies: `place` is the first byte of what moves with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Offset in the file in bytes.
     pub place: u64,
-    /// The block's number on the guest's disk.
-    pub block: u32,
+    /// What lies there.
+    pub piece: Piece,
 }
 
 /// All that a plan needs to know of how an image lies in its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// The blocks that have a place, in ascending order of it.
+    /// The blocks and bitmaps that have a place, in ascending order of it.
     pub extents: Vec<Extent>,
     /// Bytes that a block takes up in the file, its own bookkeeping included.
     pub extent_len: u64,
+    /// Bytes that a sector bitmap takes up; 0 where each lies with its block. If not,
+    /// it is the [`modulus`](Layout::modulus), and a block takes up a multiple of it, so
+    /// that what is left of a gap behind blocks is room for bitmaps.
+    pub bitmap_len: u64,
+    /// To how many blocks in a row there is a bitmap: those of one chunk. 0 where each
+    /// lies with its block.
+    pub chunk_blocks: u32,
+    /// The blocks that need the bitmap of their chunk, in ascending order: those which
+    /// are partly the parent's.
+    pub partial: Vec<u32>,
     /// A place is allowed if `place % modulus == remainder`.
     pub modulus: u64,
     /// See [`modulus`](Layout::modulus).
@@ -286,17 +342,65 @@ impl Layout {
         let tables = self.reserved.iter().next_back().map_or(0, |r| r.end);
         self.extents
             .last()
-            .map_or(tables, |last| tables.max(last.place + self.extent_len))
+            .map_or(tables, |last| tables.max(last.place + self.len_of(last.piece)))
+    }
+
+    /// Bytes that a piece takes up.
+    #[must_use]
+    pub fn len_of(&self, piece: Piece) -> u64 {
+        match piece {
+            Piece::Block(_) => self.extent_len,
+            Piece::Bitmap(_) => self.bitmap_len,
+        }
+    }
+
+    /// Where an extent lies.
+    #[must_use]
+    pub fn range_of(&self, extent: &Extent) -> Range<u64> {
+        extent.place..extent.place + self.len_of(extent.piece)
+    }
+
+    /// The blocks of a chunk that need its bitmap.
+    #[must_use]
+    pub fn partial_in(&self, chunk: u32) -> &[u32] {
+        let (chunk, blocks) = (u64::from(chunk), u64::from(self.chunk_blocks));
+        let from = |chunk: u64| {
+            self.partial.partition_point(|block| u64::from(*block) < chunk * blocks)
+        };
+        self.partial.get(from(chunk)..from(chunk + 1)).unwrap_or_default()
     }
 }
 
-/// One block's change of place.
+/// One piece's change of place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Move {
-    /// The block's number.
-    pub block: u32,
+    /// Which.
+    pub piece: Piece,
     /// Its new place, an offset in the file in bytes.
     pub to: u64,
+}
+
+/// What is given up: the place of a block, which shows something else instead from then
+/// on, or that of a bitmap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// A block that shows what the parent has; zeros if there is no parent.
+    Block(u32),
+    /// A block that shows zeros, whatever a parent has.
+    ToZeros(u32),
+    /// A bitmap that no block needs once the others are gone.
+    Bitmap(u32),
+}
+
+impl Release {
+    /// The block's number; `None` for a bitmap.
+    #[must_use]
+    pub fn block(self) -> Option<u32> {
+        match self {
+            Release::Block(block) | Release::ToZeros(block) => Some(block),
+            Release::Bitmap(_) => None,
+        }
+    }
 }
 
 /// What a guest might write: bytes from an offset of its disk on, in whole sectors of
@@ -358,10 +462,50 @@ pub trait Image: ReadAt {
         Err(wrong_type("only a differencing image has a parent to be named"))
     }
 
+    /// Enters another identity that its parent may have from now on, beside the one that
+    /// it has, and hands it out; `None` if parents of the format keep theirs.
+    ///
+    /// To be called before the parent's content changes, which then
+    /// [becomes](Image::become_disk) that disk. Durable when it returns; at any earlier
+    /// moment the file is a sound image that knows its parent as it is.
+    fn expect_parent(&mut self) -> Result<Option<[u8; 16]>> {
+        Ok(None)
+    }
+
+    /// Gives the disk another identity, for the guest's bytes are about to change.
+    /// Durable when it returns.
+    fn become_disk(&mut self, _id: &[u8; 16]) -> Result<()> {
+        Err(wrong_type("an image whose disk keeps its identity"))
+    }
+
     /// Which bytes of an allocated block, counted from its start, the image itself
     /// holds; `None` if all. The others are its parent's.
     fn own_bytes(&self, _block: u32) -> Result<Option<Ranges>> {
         Ok(None)
+    }
+
+    /// The size of the guest's sectors in bytes, where the image says it; in others it
+    /// is 512.
+    fn sector_size(&self) -> Option<u32> {
+        None
+    }
+
+    /// The size of the sectors in bytes that the guest is told lie beneath, where the
+    /// image says it; in others it is 512.
+    fn physical_sector_size(&self) -> Option<u32> {
+        None
+    }
+
+    /// The identity that the disk shows to its guest, in formats that tell it from the
+    /// identity by which children know it.
+    fn disk_id(&self) -> Option<[u8; 16]> {
+        None
+    }
+
+    /// Whether the image says of a block, with a place or without one, that it reads as
+    /// zeros, whatever lies at its place.
+    fn reads_as_zeros(&self, _block: u32) -> bool {
+        false
     }
 
     /// How the image lies in its file now; `None` for a fixed image.
@@ -379,14 +523,39 @@ pub trait Image: ReadAt {
     /// hold anything but zeros; what lies before it is a hole in the host file.
     fn next_data_in_block(&self, block: u32, offset: u64) -> Result<Option<Range<u64>>>;
 
-    /// Gives up the places of `blocks`, which read as zeros from then on, or as the
-    /// parent in a differencing image.
+    /// Whether a block of a differencing image can lose its place and read as zeros
+    /// whatever the parent has.
+    fn zeros_hide_parent(&self) -> bool {
+        false
+    }
+
+    /// Whether the disk gets another identity when the guest reads other bytes, so that
+    /// children of what it was before do not take it for that.
+    fn identity_follows_content(&self) -> bool {
+        false
+    }
+
+    /// Is told before the first verb after which the guest reads other bytes than
+    /// before, in free space say, so that the disk gets another identity where the
+    /// format asks for that.
+    fn content_will_change(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Gives up places. A block that the guest gave up goes on reading as zeros.
     ///
     /// Durable when it returns: only then may the places be used again. At any
-    /// earlier moment each block either still has its place or has lost it.
-    fn release(&mut self, blocks: &[u32]) -> Result<()>;
+    /// earlier moment each block either still has its place or has lost it, and no
+    /// bitmap is lost that a block with a place needs.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Unexpected`], and nothing is written, for a bitmap that would still be
+    /// needed, and for a block that is to show zeros in a format that cannot
+    /// [say so](Image::zeros_hide_parent).
+    fn release(&mut self, pieces: &[Release]) -> Result<()>;
 
-    /// Copies blocks to new places and names these in the table.
+    /// Copies blocks and bitmaps to new places and names these in the table.
     ///
     /// The new places must be free: no table names them, none overlaps another
     /// or any block. Durable when it returns; at any earlier moment each block
@@ -399,7 +568,8 @@ pub trait Image: ReadAt {
     fn truncate(&mut self) -> Result<()>;
 
     /// Bytes of an allocated block on which programs disagree, because the image says
-    /// that they were never written: some show what lies there, others zeros.
+    /// that they were never written, or were given up: some show what lies there, others
+    /// zeros.
     fn disputed_bytes(&self, _block: u32) -> Result<Ranges> {
         Ok(Ranges::new())
     }
@@ -409,19 +579,28 @@ pub trait Image: ReadAt {
         Err(wrong_type("an image of a format that is not written to"))
     }
 
-    /// How long the file is once `blocks` more have a place and it has been
+    /// The number of the sector bitmap of this block and others around it, if it must be
+    /// added to the file with the first of them that is written to; it rises with the
+    /// blocks.
+    fn missing_bitmap(&self, _block: u32) -> Option<u32> {
+        None
+    }
+
+    /// How long the file is once something was written, `blocks` more have a place,
+    /// `bitmaps` more [bitmaps](Image::missing_bitmap) are there, and it has been
     /// [cut](Image::truncate) behind the last.
     ///
     /// # Errors
     ///
     /// [`Kind::DiskTooLarge`] if the format cannot name so distant a place.
-    fn file_len_with(&self, _blocks: u64) -> Result<u64> {
+    fn file_len_with(&self, _blocks: u64, _bitmaps: u64) -> Result<u64> {
         self.writable().and(Err(wrong_type("an image of a fixed layout")))
     }
 
     /// Writes what the guest might have written, giving a place to blocks that have
     /// none; `writes` ascend and do not overlap. Each sector is one that all programs
-    /// take from the image from then on.
+    /// take from the image from then on. Where the format asks for that the disk has
+    /// another identity then, if it was not [given](Image::become_disk) one before.
     ///
     /// Durable when it returns. At any earlier moment each sector that is written to
     /// reads as before or as it will, or, where power was cut in the middle of it, as
@@ -432,6 +611,30 @@ pub trait Image: ReadAt {
 
     /// Checks, as [`Storage::still_exclusive`], that the file is still ours.
     fn still_exclusive(&self) -> Result<()>;
+}
+
+/// Fails unless `writes` ascend, do not overlap, and are whole sectors of a disk of
+/// `size` bytes, but for the last if the disk ends in the middle of it.
+pub(crate) fn check_writes(writes: &[GuestWrite], size: u64) -> Result<()> {
+    let mut least = 0;
+    for write in writes {
+        let end = write.offset.checked_add(write.data.len() as u64);
+        let end = end
+            .filter(|end| *end <= size)
+            .ok_or_else(|| past_the_end(write.offset, write.data.len() as u64, size))?;
+        if write.offset < least
+            || !write.offset.is_multiple_of(512)
+            || !(end.is_multiple_of(512) || end == size)
+        {
+            return Err(Error::new(
+                Kind::Unexpected,
+                "writes that overlap, descend, or are not whole sectors",
+            )
+            .at(write.offset));
+        }
+        least = end;
+    }
+    Ok(())
 }
 
 /// The error of an image that belongs to a saved state, for operations that must not
@@ -445,6 +648,6 @@ pub(crate) fn part_of_saved_state() -> Error {
 }
 
 /// The error of an operation that needs an expanding image.
-pub(crate) fn wrong_type(what: &'static str) -> Error {
+pub(crate) fn wrong_type(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(Kind::WrongImageType, what)
 }

@@ -9,7 +9,8 @@
 //! What is written into the parent is exactly what the child's own sectors hide from
 //! whoever reads through the child. So a parent that is half written, at any instant,
 //! cannot be seen: the child shows what it showed, and running again completes the
-//! merge. The child is not changed and not removed.
+//! merge. The child is not removed, and not changed but for the identity by which it
+//! knows its parent, where that changes with the parent's content.
 //!
 //! [`Merging::prepare`] refuses whatever can be refused; [`Merging::plan`] tells what a
 //! run would do, [`Merging::run`] does it.
@@ -46,14 +47,16 @@ pub struct Options {
 }
 
 /// A merge that nothing speaks against: the parent is held to the exclusion of everybody
-/// else, the child and the parent's parents are held off writers.
+/// else, and so is the child if it has to be told of the merge; the child and the
+/// parent's parents are held off writers.
 pub struct Merging {
     /// As it was given.
     child_path: PathBuf,
     child_file: Arc<Meter<HostFile>>,
     /// Reads through a view of the parent that is not written through. The view knows
     /// nothing of blocks that are added, nor does it need to: they hold nothing new but
-    /// what the child's own sectors hide.
+    /// what the child's own sectors hide. Once writing has begun nothing is read through
+    /// it but what the child holds itself.
     child: Box<dyn Image>,
     file: Arc<Meter<HostFile>>,
     parent: Box<dyn Image>,
@@ -73,11 +76,11 @@ impl Merging {
     /// [`Kind::WrongImageType`] for a child that is not a differencing image, is
     /// encrypted, or whose disk is not as large as its parent's; [`Kind::InUse`] if
     /// anybody has one of the files, if one is part of a saved state, and if another
-    /// image names the same parent; [`Kind::ReadOnly`] for a parent that may not be
-    /// written to; [`Kind::ParentNotFound`] and [`Kind::ParentMismatch`];
+    /// image names the same parent; [`Kind::ReadOnly`] for a parent, or a child that must
+    /// be told, that may not be written to; [`Kind::ParentNotFound`] and [`Kind::ParentMismatch`];
     /// [`Kind::DiskTooLarge`] if the parent could outgrow its format.
     pub fn prepare(child: &Path, options: &Options) -> Result<Self> {
-        let file = Arc::new(Meter::new(HostFile::open_steady(child)?));
+        let file = Arc::new(Meter::new(open_child(child)?));
         Self::prepare_file(child, file.clone(), options)
             .map_err(|error| in_file(error, file.inner(), child))
     }
@@ -107,6 +110,12 @@ impl Merging {
         if let Some(id) = &parent_facts.unique_id {
             siblings::refuse(real, file.inner().path(), id)?;
         }
+        if parent_facts.format != facts.format {
+            return Err(wrong_type(
+                "an image of another format than its parent's; `merge --to NEW` makes a disk \
+                 of its own of both",
+            ));
+        }
         if parent_facts.virtual_size != facts.virtual_size {
             return Err(wrong_type_of_size(
                 facts.virtual_size,
@@ -116,7 +125,8 @@ impl Merging {
         parent.writable().map_err(at_parent)?;
         child.set_parent(view_of(file.clone(), above.clone())?)?;
         let holdings = holdings(&*child, &*parent)?;
-        parent.file_len_with(holdings.absent_blocks).map_err(at_parent)?;
+        let Holdings { absent_blocks, absent_bitmaps, .. } = holdings;
+        parent.file_len_with(absent_blocks, absent_bitmaps).map_err(at_parent)?;
 
         report.parent = file.inner().path().to_string_lossy().into_owned();
         report.format = Some(parent_facts.format);
@@ -162,8 +172,11 @@ impl Merging {
             if done.stopped {
                 return Ok(Outcome::Cancelled);
             }
-            let after = self.parent.file_len_with(done.blocks_added)?;
-            self.report.parent_file_size_after = after;
+            let after =
+                self.parent.file_len_with(done.blocks_added, done.bitmaps_added)?;
+            // Where there is nothing to write the file can only be cut.
+            let most = if done.bytes_merged == 0 { self.file.len() } else { u64::MAX };
+            self.report.parent_file_size_after = after.min(most);
             Ok(Outcome::Planned)
         });
         self.report.io = IoReport::of_plan(self.file.counts());
@@ -213,7 +226,13 @@ impl Merging {
         if !self.reserve(hook)? {
             return Ok(Outcome::Cancelled);
         }
-        run::run(&*self.child, &mut *self.parent, ROUND, done, hook)?;
+        // An earlier run may have been killed before what it wrote, and was read here, was
+        // durable.
+        self.file.flush()?;
+        if self.child_is_told() {
+            self.child_file.flush()?;
+        }
+        run::run(&mut *self.child, &mut *self.parent, ROUND, done, hook)?;
         if done.stopped {
             return Ok(Outcome::Cancelled);
         }
@@ -238,21 +257,26 @@ impl Merging {
     /// could be added, or, where there is not so much, as will be. `false` if the hook
     /// asked to stop.
     fn reserve(&self, hook: &mut Hook<'_>) -> Result<bool> {
-        let room_for = |blocks| {
-            let len = self.parent.file_len_with(blocks)?;
+        let room_for = |blocks, bitmaps| {
+            let len = self.parent.file_len_with(blocks, bitmaps)?;
             self.file.reserve(self.file.len()..len)
         };
-        match room_for(self.holdings.absent_blocks) {
+        match room_for(self.holdings.absent_blocks, self.holdings.absent_bitmaps) {
             Err(error) if error.kind() == Kind::DiskFull => {
                 self.file.give_back()?;
                 let exact = run::plan(&*self.child, &*self.parent, hook)?;
                 if exact.stopped {
                     return Ok(false);
                 }
-                room_for(exact.blocks_added).map(|()| true)
+                room_for(exact.blocks_added, exact.bitmaps_added).map(|()| true)
             }
             other => other.map(|()| true),
         }
+    }
+
+    /// Whether the child is written to, too.
+    fn child_is_told(&self) -> bool {
+        follows_content(self.child.facts().format)
     }
 
     fn enter(&mut self, done: Done) {
@@ -263,7 +287,11 @@ impl Merging {
 
     fn finished(self, result: Result<Outcome>, started: Instant) -> Report {
         let Merging { mut report, child_path, child_file, .. } = self;
-        report.io.bytes_read += child_file.counts().bytes_read + self.chain.bytes_read();
+        let child = child_file.counts();
+        report.io.bytes_read += child.bytes_read + self.chain.bytes_read();
+        if let Some(bytes) = &mut report.io.bytes_written {
+            *bytes += child.bytes_written;
+        }
         let begun = report.io.bytes_written.is_some_and(|bytes| bytes > 0);
         if begun && !matches!(result, Ok(Outcome::Merged)) {
             report.notes.push(
@@ -276,6 +304,23 @@ impl Merging {
         report.finish(result, started);
         report
     }
+}
+
+/// Opens a child: for itself alone if it has to be told of the merge.
+fn open_child(path: &Path) -> Result<HostFile> {
+    let file = HostFile::open_steady(path)?;
+    if !image::detect(&file).map_err(|e| e.in_file(path))?.identity_follows_content() {
+        return Ok(file);
+    }
+    // A file that is open already cannot be had alone.
+    drop(file);
+    HostFile::open_exclusive(path)
+}
+
+fn follows_content(format: &str) -> bool {
+    image::FORMATS
+        .iter()
+        .any(|known| known.name() == format && known.identity_follows_content())
 }
 
 /// The parent as a reader sees it, beside the image that is written to.

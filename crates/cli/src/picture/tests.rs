@@ -1,4 +1,4 @@
-use slimdisk::image::Extent;
+use slimdisk::image::{Extent, Piece};
 
 use super::terminal::{Characters, all_characters, draw, legend};
 use super::*;
@@ -109,14 +109,17 @@ fn small() -> (Layout, Vec<Verdict>) {
     let extent_len = 2 * MIB + 512;
     let place = |slot: u64| 2048 + slot * extent_len;
     let extents = vec![
-        Extent { place: place(0), block: 3 },
-        Extent { place: place(1), block: 0 },
-        Extent { place: place(2), block: 2 },
-        Extent { place: place(5), block: 1 },
+        Extent { place: place(0), piece: Piece::Block(3) },
+        Extent { place: place(1), piece: Piece::Block(0) },
+        Extent { place: place(2), piece: Piece::Block(2) },
+        Extent { place: place(5), piece: Piece::Block(1) },
     ];
     let layout = Layout {
         extents,
         extent_len,
+        bitmap_len: 0,
+        chunk_blocks: 0,
+        partial: Vec::new(),
         modulus: 512,
         remainder: 0,
         reserved: std::iter::once(0..2048).collect(),

@@ -100,6 +100,7 @@ pub fn to_win_more(report: &Report, options: &Options) -> Vec<String> {
             Size(kept.outside)
         ));
     }
+    hints.extend(smaller_blocks(report, options));
     if worth(report.pinned_bytes) {
         hints.push(format!(
             "{} are free but pinned: defragmenting the guest's volumes (consolidating \
@@ -108,6 +109,48 @@ pub fn to_win_more(report: &Report, options: &Options) -> Vec<String> {
         ));
     }
     hints
+}
+
+/// What a copy in smaller blocks would win.
+fn smaller_blocks(report: &Report, options: &Options) -> Option<String> {
+    let now = report.blocks.allocated_after.saturating_mul(report.block_size);
+    // The largest of those that win the most: small blocks make large tables.
+    let best = report
+        .smaller_blocks
+        .iter()
+        .min_by_key(|smaller| (smaller.bytes, std::cmp::Reverse(smaller.block_size)))?;
+    let least = best.block_size.saturating_mul(2).max(report.file_size_after / 20);
+    if now.saturating_sub(best.bytes) < least {
+        return None;
+    }
+    let sizes: Vec<String> = report
+        .smaller_blocks
+        .iter()
+        .map(|smaller| {
+            format!("{} in blocks of {}", Size(smaller.bytes), Size(smaller.block_size))
+        })
+        .collect();
+    let mut allowed = String::new();
+    for (flag, is_set) in [
+        (" --drop-unpartitioned", options.drop_unpartitioned),
+        (" --discard-shadow-copies", options.allow.discard_shadow_copies),
+        (" --drop-swap", options.allow.drop_swap),
+    ] {
+        if is_set {
+            allowed.push_str(flag);
+        }
+    }
+    let block_size = match best.block_size {
+        size if size < 1 << 20 => format!("{}K", size >> 10),
+        size => format!("{}M", size >> 20),
+    };
+    Some(format!(
+        "smaller blocks pin less: of the {} in blocks of {} a copy would hold {}: slimdisk \
+         convert OLD NEW --block-size {block_size} --leave-out-free{allowed}",
+        Size(now),
+        Size(report.block_size),
+        sizes.join(", ")
+    ))
 }
 
 /// What the user can do about `error`, if anything.
@@ -147,8 +190,8 @@ pub fn error_hint(
             "make some room on the host's disk and run again; the image is sound"
         }
         Kind::InvalidImage if known_format => {
-            "`slimdisk check` lists all that is wrong with it, and --repair mends a \
-             damaged footer"
+            "`slimdisk check` lists all that is wrong with it, and --repair mends what \
+             has a sound copy in it"
         }
         _ => return None,
     })

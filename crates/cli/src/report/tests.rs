@@ -163,3 +163,39 @@ fn locks_that_could_not_be_had_are_told_when_asked_for_detail() {
     let exact = View { exact: true, ..View::default() };
     assert!(render(&report, &Options::default(), exact).contains("no lease here"));
 }
+
+#[test]
+fn smaller_blocks_are_named_with_the_command_that_makes_them() {
+    let path = Path::new("disk.vhdx");
+    let mut found = report(Outcome::Planned);
+    found.image = path.display().to_string();
+    let text = |report: &Report, options: &Options| {
+        let text = plain(report, options);
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let hint = "smaller blocks pin less";
+    assert!(!text(&found, &Options::default()).contains(hint));
+    let row = |block_size: u64, bytes: u64| {
+        let mut row = slimdisk::compact::report::SmallerBlocks::default();
+        (row.block_size, row.bytes) = (block_size, bytes);
+        row
+    };
+    found.block_size = 32 << 20;
+    found.smaller_blocks = vec![row(1 << 20, 300 << 20), row(2 << 20, 300 << 20)];
+    let told = text(&found, &Options::default());
+    assert!(
+        told.contains(
+            "of the 16.0 GiB in blocks of 32 MiB a copy would hold 300 MiB in blocks of 1 \
+             MiB, 300 MiB in blocks of 2 MiB: slimdisk convert OLD NEW --block-size 2M \
+             --leave-out-free"
+        ),
+        "{told}"
+    );
+    let mut options = Options::default();
+    options.allow.drop_swap = true;
+    found.smaller_blocks = vec![row(512 << 10, 300 << 20)];
+    let told = text(&found, &options);
+    assert!(told.contains("--block-size 512K --leave-out-free --drop-swap"), "{told}");
+    found.smaller_blocks = vec![row(1 << 20, 513 * (32 << 20) - 1)];
+    assert!(!text(&found, &Options::default()).contains(hint), "too little");
+}

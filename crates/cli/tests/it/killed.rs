@@ -13,6 +13,8 @@ use crate::chain_model::{Child, id_in, random_bits, read_chain};
 use crate::command::{run, slimdisk};
 use crate::support::{Noise, Scratch, have, sh};
 use crate::vhd_model::{Shape, read_strictly};
+use crate::vhdx_judge::{read, shown};
+use crate::vhdx_model::{FULL, Link, PARTIAL, Pages, Shape as VhdxShape, guid_text};
 
 const BLOCK: usize = 2 << 20;
 const BLOCKS: usize = 160;
@@ -60,7 +62,7 @@ fn copy(from: &Path, to: &Path) {
 
 /// Runs the command and kills it within `span` microseconds, which follows what the
 /// machine is capable of; whether it was still running.
-fn kill(args: &[&str], paths: &[&Path], noise: &mut Noise, span: &mut u64) -> bool {
+pub fn kill(args: &[&str], paths: &[&Path], noise: &mut Noise, span: &mut u64) -> bool {
     let mut child = slimdisk()
         .args(args)
         .args(paths)
@@ -226,6 +228,74 @@ fn a_merge_killed_at_random_moments_goes_on() {
     }
     println!("{killed} killed, {midway} of them while the parent was written");
     assert!(killed >= 30 && midway >= 5, "{killed} killed, {midway} midway");
+}
+
+/// A dynamic VHDX and a child of it, with noise in most of their blocks.
+fn make_vhdx_chain(scratch: &Scratch) -> [std::path::PathBuf; 2] {
+    let noise = |block: u32, seed: u64| {
+        let mut noise = Noise::new(seed + u64::from(block));
+        vec![(0, noise.bytes(1 << 20))]
+    };
+    let shape = VhdxShape { blocks: 60, ..VhdxShape::default() };
+    let parent = VhdxShape {
+        order: (0..60).step_by(3).map(|block| (block, FULL, 0)).collect(),
+        seed: 1,
+        ..shape.clone()
+    };
+    let linkage = format!("{{{}}}", guid_text(&parent.guids()[1]));
+    let pairs = [("parent_linkage", linkage.as_str()), ("relative_path", r".\base.vhdx")];
+    let pairs = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+    let state = |block| if block % 4 == 0 { PARTIAL } else { FULL };
+    let child = VhdxShape {
+        order: (0..60).step_by(2).map(|block| (block, state(block), 0)).collect(),
+        entries: vec![(3, 2), (9, 3)],
+        eighths: (0..60).step_by(4).map(|block| (block, 0b0110_1101)).collect(),
+        link: Some(Link { pairs }),
+        seed: 2,
+        ..shape
+    };
+    let paths = ["base.vhdx", "child.avhdx"].map(|name| scratch.path(name));
+    let (below, above) =
+        (parent.build_with(|b| noise(b, 7)), child.build_with(|b| noise(b, 99)));
+    fs::write(&paths[0], below.0.bytes()).unwrap();
+    fs::write(&paths[1], above.0.bytes()).unwrap();
+    paths
+}
+
+/// The child is written to, too: it is told of its parent's next identity.
+#[test]
+fn a_merge_of_vhdx_killed_at_random_moments_goes_on() {
+    let scratch = Scratch::new("killed-merge-vhdx");
+    let [base, child] = make_vhdx_chain(&scratch);
+    let (below, above) = (fs::read(&base).unwrap(), fs::read(&child).unwrap());
+    let seen = |path: &Path| read(&Pages::from_bytes(&fs::read(path).unwrap())).unwrap();
+    let disk = shown(&[&seen(&child), &seen(&base)]);
+    let started = Instant::now();
+    run(&["merge", "-q"], &[&child]).ok();
+    let mut span = started.elapsed().as_micros() as u64 * 5 / 4;
+    let goal = fs::metadata(&base).unwrap().len();
+    assert!(shown(&[&seen(&base)]) == disk && goal > below.len() as u64);
+    let mut noise = Noise::new(std::process::id().into());
+    let (mut killed, mut told, mut midway) = (0, 0, 0);
+    for round in 0..60 {
+        fs::write(&base, &below).unwrap();
+        fs::write(&child, &above).unwrap();
+        killed += u32::from(kill(&["merge", "-q"], &[&child], &mut noise, &mut span));
+        let now = [&child, &base].map(|path| seen(path));
+        assert!(now[0].names(&now[1]), "round {round}: another parent");
+        assert!(shown(&[&now[0], &now[1]]) == disk, "round {round}");
+        let known = now[0].pair("parent_linkage2").is_some();
+        let whole = shown(&[&now[1]]) == disk;
+        told += u32::from(known && !whole);
+        midway += u32::from(now[1].file.len > below.len() as u64 && !whole);
+        run(&["merge", "-q"], &[&child]).ok();
+        assert!(shown(&[&seen(&base)]) == disk, "round {round}");
+        let now = [&child, &base].map(|path| seen(path));
+        assert!(now[0].names(&now[1]) && shown(&[&now[0], &now[1]]) == disk);
+        assert_eq!(fs::metadata(&base).unwrap().len(), goal, "round {round}");
+    }
+    println!("{killed} killed, {told} after the child was told, {midway} midway");
+    assert!(killed >= 20 && told >= 3, "{killed} killed, {told} told, {midway} midway");
 }
 
 #[test]

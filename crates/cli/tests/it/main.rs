@@ -34,3 +34,11 @@ mod support;
 #[cfg(unix)]
 #[path = "../../../slimdisk/tests/it/vhd_model.rs"]
 mod vhd_model;
+#[cfg(unix)]
+mod vhdx;
+#[cfg(unix)]
+#[path = "../../../slimdisk/tests/it/vhdx/merge/judge.rs"]
+mod vhdx_judge;
+#[cfg(unix)]
+#[path = "../../../slimdisk/tests/it/vhdx_model.rs"]
+mod vhdx_model;

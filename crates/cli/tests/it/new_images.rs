@@ -226,3 +226,123 @@ fn a_child_is_merged_into_its_parent_or_into_a_new_disk() {
     assert_eq!(run_in(dir, "merge child.vhd --to new.vhd").code, 8);
     assert!(!dir.join("new.vhd").exists());
 }
+
+/// What qemu says of an image, which it must find nothing wrong with.
+fn vhdx_info(dir: &Path, name: &str) -> serde_json::Value {
+    let info = sh(&format!(
+        "cd {}; qemu-img check -q -f vhdx {name}
+         qemu-img info -f vhdx --output=json {name}",
+        dir.display()
+    ));
+    serde_json::from_str(&info).unwrap()
+}
+
+#[test]
+fn the_name_of_a_new_image_chooses_its_format() {
+    let test = "the_name_of_a_new_image_chooses_its_format";
+    if !have(test, &["qemu-img"]) {
+        return;
+    }
+    let scratch = Scratch::new(test);
+    let dir = scratch.dir();
+    let made = run_in(dir, "create a.vhdx --size 40G").ok();
+    assert!(
+        made.out.contains("dynamically expanding disk of 40 GiB in blocks of 32 MiB"),
+        "{}",
+        made.out
+    );
+    for (command, format) in [
+        ("create b.vhdx --size 3T --block-size 1M", "vhdx"),
+        ("create c.vhdx --size 8M --fixed", "vhdx"),
+        ("create d.img --size 8M --format vhdx", "vhdx"),
+        ("create e.vhdx --size 8M --format vhd", "vhd"),
+        ("create f --size 8M", "vhd"),
+        ("create child.avhdx --parent a.vhdx", "vhdx"),
+        ("create grandchild --parent child.avhdx", "vhdx"),
+    ] {
+        let report = run_in(dir, &format!("{command} --json")).ok().object();
+        assert_eq!(report["format"], format, "{command}");
+        let name = command.split(' ').nth(1).unwrap();
+        run(&["check", "-q"], &[&dir.join(name)]).ok();
+        let has_parent = command.contains("--parent");
+        if format == "vhdx" && !has_parent {
+            assert_eq!(vhdx_info(dir, name)["virtual-size"], report["virtual_size"]);
+        }
+    }
+    let info = run_in(dir, "info grandchild").ok().out;
+    assert!(info.contains("child.avhdx") && info.contains("a.vhdx"), "{info}");
+    let before = names(dir);
+    for command in [
+        "create z.vhdx --size 65T",
+        "create z.vhdx --size 64M --block-size 512K",
+        "create z.vhdx --size 64M --block-size 512M",
+        "create z.vhd --parent a.vhdx",
+        "create z.vhdx --size 8M --format qcow2",
+    ] {
+        let ran = run_in(dir, command);
+        assert!(matches!(ran.code, 2 | 4), "{command}: {} {}", ran.code, ran.err);
+        assert_eq!(names(dir), before);
+    }
+}
+
+/// A plan tells what smaller blocks would win, and the command that it names does it.
+#[test]
+fn smaller_blocks_win_what_a_plan_says() {
+    let test = "smaller_blocks_win_what_a_plan_says";
+    let scratch = Scratch::new(test);
+    let Some(disk) = image(test, &scratch) else { return };
+    let dir = scratch.dir();
+    let kept = crate::command::kept_file(&disk);
+    // Into blocks that pin nearly all of it, and into a VHD again.
+    run_in(dir, "convert disk.vhd large.vhdx --verify").ok();
+    assert_eq!(vhdx_info(dir, "large.vhdx")["cluster-size"], 32 << 20);
+    let plan = run_in(dir, "plan large.vhdx --json").ok().object();
+    let smaller = plan["smaller_blocks"].as_array().unwrap();
+    assert_eq!(smaller.len(), 2, "{plan:#}");
+    assert!(plan["pinned_bytes"].as_u64().unwrap() > 0);
+    let text = run_in(dir, "plan large.vhdx").ok().out;
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let command = "slimdisk convert OLD NEW --block-size 1M --leave-out-free";
+    assert!(text.contains(command), "{text}");
+    for (size, row) in [("1M", &smaller[0]), ("2M", &smaller[1])] {
+        let command = format!(
+            "convert large.vhdx s{size}.vhdx --block-size {size} --leave-out-free --json \
+             --verify"
+        );
+        let report = run_in(dir, &command).ok().object();
+        assert_eq!(report["block_size"], row["block_size"]);
+        let (written, size_of) = (&report["blocks"]["written"], &row["block_size"]);
+        let held = written.as_u64().unwrap() * size_of.as_u64().unwrap();
+        assert!(held <= row["bytes"].as_u64().unwrap(), "{held} {row}");
+        vhdx_info(dir, &format!("s{size}.vhdx"));
+        run_in(dir, &format!("convert s{size}.vhdx s{size}.vhd --type fixed")).ok();
+        assert!(crate::command::kept_file(&dir.join(format!("s{size}.vhd"))) == kept);
+    }
+    // Where nothing is pinned, or no smaller blocks are had, there is nothing to say.
+    let plan = run_in(dir, "plan s1M.vhdx --json").ok().object();
+    assert_eq!(plan["smaller_blocks"].as_array().unwrap().len(), 0);
+    let plan = run_in(dir, "plan disk.vhd --json").ok().object();
+    assert_eq!(plan["smaller_blocks"][0]["block_size"], 512 << 10);
+    let text = run_in(dir, "merge disk.vhd --to new.vhdx --format vhdx");
+    assert_eq!(text.code, 4, "{}", text.err);
+}
+
+#[test]
+fn a_chain_is_merged_into_a_vhdx() {
+    let test = "a_chain_is_merged_into_a_vhdx";
+    if !have(test, &["qemu-img"]) {
+        return;
+    }
+    let scratch = Scratch::new(test);
+    chain(&scratch);
+    let dir = scratch.dir();
+    run_in(dir, "merge child.vhd --to whole.vhd --verify").ok();
+    let report =
+        run_in(dir, "merge child.vhd --to whole.vhdx --verify --json").ok().object();
+    assert_eq!(report["format"], "vhdx");
+    vhdx_info(dir, "whole.vhdx");
+    sh(&format!(
+        "cd {}; qemu-img compare -q -f vpc -F vhdx whole.vhd whole.vhdx",
+        dir.display()
+    ));
+}

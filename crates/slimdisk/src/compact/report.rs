@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+pub use super::finer::SmallerBlocks;
 use crate::error::{Error, Result};
 use crate::image::ImageType;
 use crate::image::parent::Parent;
@@ -167,6 +168,9 @@ pub struct Report {
     pub pinned_bytes: u64,
     /// Where the rest is.
     pub kept: KeptBytes,
+    /// Where bytes are pinned: what [converting](crate::convert) the disk to one of
+    /// smaller blocks would leave, by the free maps alone.
+    pub smaller_blocks: Vec<SmallerBlocks>,
     /// The guest's volumes.
     pub volumes: Vec<VolumeReport>,
     /// The parents of a differencing image, its own first.
@@ -174,6 +178,9 @@ pub struct Report {
     /// Images in the same folder that name this one as their parent. Then nothing is
     /// given up that they could read.
     pub children: Vec<String>,
+    /// Those of them that no longer find their parent, because the disk has another
+    /// identity; of a plan, those that will not.
+    pub orphaned: Vec<String>,
     /// What is odd, in sentences.
     pub notes: Vec<String>,
     /// Which of the locks that keep others out of the file could not be had, and
@@ -212,9 +219,11 @@ impl Report {
             host_bytes_after: None,
             pinned_bytes: 0,
             kept: KeptBytes::default(),
+            smaller_blocks: Vec::new(),
             volumes: Vec::new(),
             parents: Vec::new(),
             children: Vec::new(),
+            orphaned: Vec::new(),
             notes: Vec::new(),
             unguarded: Vec::new(),
             io: IoReport::default(),

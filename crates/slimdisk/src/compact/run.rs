@@ -41,19 +41,22 @@ pub fn run(
     if let Some(layout) = image.layout() {
         plan.verify(&layout)?;
     }
-    let total = plan.release.len() as u64 * plan.extent_len;
+    let total = plan.blocks_released() as u64 * plan.extent_len;
     if hook(Progress { phase: Phase::Release, done: 0, total }).is_break() {
         return Ok(Done { stopped: true, ..done });
     }
     image.still_exclusive()?;
+    if plan.changes_content {
+        image.content_will_change()?;
+    }
     image.release(&plan.release)?;
-    done.released = plan.release.len();
+    done.released = plan.blocks_released();
 
     let total = plan.bytes_to_move();
     let batch = usize::try_from(round / plan.extent_len).unwrap_or(usize::MAX).max(1);
+    let mut reached = 0;
     // The blocks at the very end first: wherever this stops, the file can be cut.
     for moves in plan.moves.rchunks(batch) {
-        let reached = done.moved as u64 * plan.extent_len;
         let asked = hook(Progress { phase: Phase::Relocate, done: reached, total });
         if asked == ControlFlow::Break(()) {
             done.stopped = true;
@@ -61,7 +64,8 @@ pub fn run(
         }
         image.still_exclusive()?;
         image.relocate(moves)?;
-        done.moved += moves.len();
+        done.moved += moves.iter().filter(|m| m.piece.block().is_some()).count();
+        reached += plan.bytes_of(moves);
     }
     if !done.stopped {
         let total = plan.file_len_before - plan.file_len_after;

@@ -6,7 +6,8 @@
 //! are looked for in just those bytes.
 //!
 //! A block of a differencing image goes when all that the image itself holds of it is
-//! free; and where no map speaks, not zeros count but being what the parent shows.
+//! free; and where no map speaks, being what the parent shows counts. Zeros count there
+//! only in a format that can say of a block without a place that it hides the parent.
 
 mod counters;
 mod judge;
@@ -18,7 +19,8 @@ mod volumes;
 
 use self::judge::Judge;
 use self::volumes::Volumes;
-use super::report::{KeptBytes, Mode, VolumeReport};
+use super::report::{KeptBytes, Mode, SmallerBlocks, VolumeReport};
+use super::zeros::Shown;
 use super::{Hook, Options, Phase, Progress};
 use crate::error::Result;
 use crate::image::Image;
@@ -41,6 +43,10 @@ pub enum Verdict {
     Zero,
     /// In a differencing image: its parent shows the same.
     Parent,
+    /// In a differencing image: what of it is not free is zero, and its parent shows
+    /// something else there.
+    #[serde(rename = "free")]
+    Blank,
 }
 
 /// What was learnt of a disk.
@@ -55,6 +61,9 @@ pub struct Survey {
     pub verdicts: Vec<Verdict>,
     /// Where the bytes of the live blocks belong to.
     pub kept: KeptBytes,
+    /// What smaller blocks would hold of the live ones, if that was asked for and bytes
+    /// are pinned.
+    pub smaller_blocks: Vec<SmallerBlocks>,
     /// What the user should know of how the volumes were judged.
     pub notes: Vec<String>,
 }
@@ -63,8 +72,7 @@ pub struct Survey {
 /// image for what its parent shows too; without it, blocks that only this could free
 /// stay live. `None` if the hook asked to stop.
 ///
-/// A differencing image must have been given its parent. Zeros prove nothing there,
-/// for they may hide the parent's data.
+/// A differencing image must have been given its parent, whose data zeros may hide.
 pub fn survey(
     image: &dyn Image,
     options: &Options,
@@ -75,7 +83,7 @@ pub fn survey(
     let mut table = None;
     let mut volumes = Volumes::default();
     if options.mode != Mode::Prezeroed {
-        let mut found = partition::read_table(image)?;
+        let mut found = partition::read_table_with_sectors(image, image.sector_size())?;
         if found.scheme != Scheme::Bare && found.untrusted.is_none() {
             found.untrusted = other_use(image)?;
         }
@@ -104,7 +112,10 @@ pub fn survey(
             let free = judge.held_free_bytes(block);
             let held = judge.held_bytes(block);
             *verdict = Verdict::Live;
-            if held == 0 {
+            if image.reads_as_zeros(block) {
+                // Its place is all there is to give up.
+                *verdict = Verdict::Zero;
+            } else if held == 0 {
                 *verdict = Verdict::Parent;
             } else if free == held {
                 *verdict = Verdict::Free;
@@ -119,19 +130,25 @@ pub fn survey(
             Mode::Quick | Mode::Prezeroed => judge.search_unknown(&candidates, hook)?,
         };
         let Some(nothing) = found else { return Ok(None) };
-        for block in nothing {
+        for (block, shown) in nothing {
             if let Some(verdict) = verdicts.get_mut(block as usize) {
-                *verdict = match (judge.held_free_bytes(block), &judge.own) {
-                    (0, None) => Verdict::Zero,
-                    (0, Some(_)) => Verdict::Parent,
-                    _ => Verdict::Free,
+                let is_child = judge.own.is_some();
+                *verdict = match (judge.held_free_bytes(block), shown) {
+                    (0, Shown::Zeros) => Verdict::Zero,
+                    (0, Shown::Parents) => Verdict::Parent,
+                    (_, Shown::Zeros) if is_child => Verdict::Blank,
+                    (_, Shown::Zeros | Shown::Parents) => Verdict::Free,
                 };
             }
         }
     }
     let kept = judge.kept(&verdicts)?;
     let Volumes { reports, notes, .. } = volumes;
-    Ok(Some(Survey { table, volumes: reports, verdicts, kept, notes }))
+    let smaller_blocks = match kept.pinned {
+        0 => Vec::new(),
+        _ => judge.finer.result(&verdicts, &judge.whole),
+    };
+    Ok(Some(Survey { table, volumes: reports, verdicts, kept, smaller_blocks, notes }))
 }
 
 /// What a disk with a partition table is used for beside its partitions, as far as it

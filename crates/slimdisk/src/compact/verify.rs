@@ -7,8 +7,9 @@ use crate::image::Image;
 
 const PIECE: usize = 1 << 20;
 
-/// Hashes the number and the data of every live block, and of those whose parent shows
-/// the same, in the guest's order, so that it is the same wherever the blocks lie.
+/// Hashes the number and the data of every live block, and in a differencing image of
+/// those that are zeros or what the parent shows, in the guest's order, so that it is the
+/// same wherever the blocks lie.
 /// `None` if the hook asked to stop.
 ///
 /// A block that is live but has no place any more reads as zeros here and so
@@ -20,8 +21,14 @@ pub fn digest(
     hook: &mut Hook<'_>,
 ) -> Result<Option<blake3::Hash>> {
     let block_size = image.facts().block_size;
-    let must_stay = |verdict| matches!(verdict, Verdict::Live | Verdict::Parent);
-    let live = || (0u32..).zip(verdicts).filter(|(_, v)| must_stay(**v)).map(|(b, _)| b);
+    let is_child = image.parent().is_some();
+    let must_stay = |verdict: &Verdict| match verdict {
+        Verdict::Live | Verdict::Parent => true,
+        // Zeros that a wrong entry would have the parent show through.
+        Verdict::Zero => is_child,
+        Verdict::Absent | Verdict::Free | Verdict::Blank => false,
+    };
+    let live = || (0u32..).zip(verdicts).filter(|(_, v)| must_stay(v)).map(|(b, _)| b);
     let total = live().count() as u64 * block_size;
     let mut hasher = blake3::Hasher::new();
     let mut buf = vec![0; PIECE];
@@ -55,7 +62,7 @@ mod tests {
 
     use super::*;
     use crate::error::Error;
-    use crate::image::{Facts, Layout, Move};
+    use crate::image::{Facts, Layout, Move, Release};
     use crate::storage::ReadAt;
 
     const BLOCK: usize = 4096;
@@ -128,7 +135,7 @@ mod tests {
             Ok(None)
         }
 
-        fn release(&mut self, _: &[u32]) -> Result<()> {
+        fn release(&mut self, _: &[Release]) -> Result<()> {
             Ok(())
         }
 
@@ -207,6 +214,21 @@ mod tests {
         assert!(before == went);
         let other = digest_of(&child(&[Some(1), None], &[Some(9), Some(8)]), &verdicts);
         assert!(before != other);
+    }
+
+    #[test]
+    fn zeros_of_a_child_are_not_to_show_the_parent() {
+        let child = |own: &[Option<u8>]| Blocks {
+            own: own.to_vec(),
+            parent: Some(Arc::new(dynamic(&[Some(9)]))),
+        };
+        let digest = |image: &Blocks| {
+            let go_on = &mut |_: Progress| ControlFlow::Continue(());
+            digest(image, &[Verdict::Zero], Phase::VerifyAfter, go_on).unwrap().unwrap()
+        };
+        let before = digest(&child(&[Some(0)]));
+        assert!(before != digest(&child(&[None])));
+        assert!(before == digest(&child(&[Some(0)])));
     }
 
     #[test]

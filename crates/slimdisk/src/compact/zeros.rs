@@ -1,6 +1,7 @@
 //! Looking for zeros: reading once, in large pieces, several at a time, while the
 //! pieces before are judged. Holes of the host file are never read. In a differencing
-//! image, where zeros may hide the parent's data, the same for what the parent shows.
+//! image, where zeros may hide the parent's data, what the parent shows is read beside
+//! them.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -50,6 +51,16 @@ pub enum Alike {
     Zeros,
 }
 
+/// What the parts of a block are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shown {
+    /// All of them are zeros, and so is the rest of a block that is to become zeros in
+    /// front of a parent.
+    Zeros,
+    /// The parent shows the same.
+    Parents,
+}
+
 /// Runs `produce`, which submits jobs, and returns the blocks whose parts are all
 /// zero (or the parent's), ascending; `None` if the hook asked to stop. `total` is the sum of the
 /// jobs' bytes, for the progress.
@@ -59,13 +70,13 @@ pub fn search(
     total: u64,
     hook: &mut Hook<'_>,
     produce: impl FnOnce(&mut dyn FnMut(Job) -> Result<ControlFlow<()>>) -> Result<()>,
-) -> Result<Option<Vec<u32>>> {
+) -> Result<Option<Vec<(u32, Shown)>>> {
     let (to_workers, jobs) = sync_channel::<Job>(WORKERS * 2);
     let (to_us, answers) = std::sync::mpsc::channel();
     // The workers' alone: were they all to panic, sending must fail, not wait.
     let jobs = Arc::new(Mutex::new(jobs));
     let parent = image.parent().map(|parent| (parent, image.facts().block_size));
-    let mut tally = Tally { zero: Vec::new(), done: 0, total, stopped: false, hook };
+    let mut tally = Tally { found: Vec::new(), done: 0, total, stopped: false, hook };
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             let (jobs, to_us) = (Arc::clone(&jobs), to_us.clone());
@@ -74,11 +85,11 @@ pub fn search(
                 let mut shown = parent.map(|_| buf.clone()).unwrap_or_default();
                 while let Some(job) = next(&jobs) {
                     let answer = match parent {
-                        None => is_zero_job(image, &job, &mut buf),
+                        None => is_zero_job(image, &job, &mut buf)
+                            .map(|zero| zero.then_some(Shown::Zeros)),
                         Some((parent, block_size)) => {
-                            let start = u64::from(job.block) * block_size;
-                            let bufs = (&mut *buf, &mut *shown);
-                            is_parents_job(image, &**parent, &job, start, alike, bufs)
+                            let child = Child { image, parent, block_size, alike };
+                            child.judge(&job, &mut buf, &mut shown)
                         }
                     };
                     if to_us.send((job.block, job.bytes(), answer)).is_err() {
@@ -115,9 +126,9 @@ pub fn search(
             }
         }
     })?;
-    let Tally { mut zero, stopped, .. } = tally;
-    zero.sort_unstable();
-    Ok((!stopped).then_some(zero))
+    let Tally { mut found, stopped, .. } = tally;
+    found.sort_unstable();
+    Ok((!stopped).then_some(found))
 }
 
 fn next(jobs: &Mutex<Receiver<Job>>) -> Option<Job> {
@@ -125,7 +136,7 @@ fn next(jobs: &Mutex<Receiver<Job>>) -> Option<Job> {
 }
 
 struct Tally<'a, 'h> {
-    zero: Vec<u32>,
+    found: Vec<(u32, Shown)>,
     done: u64,
     total: u64,
     stopped: bool,
@@ -133,9 +144,12 @@ struct Tally<'a, 'h> {
 }
 
 impl Tally<'_, '_> {
-    fn take(&mut self, (block, bytes, answer): (u32, u64, Result<bool>)) -> Result<()> {
-        if answer? {
-            self.zero.push(block);
+    fn take(
+        &mut self,
+        (block, bytes, answer): (u32, u64, Result<Option<Shown>>),
+    ) -> Result<()> {
+        if let Some(shown) = answer? {
+            self.found.push((block, shown));
         }
         self.done += bytes;
         self.tell();
@@ -175,42 +189,98 @@ fn is_zero_job(image: &dyn Image, job: &Job, buf: &mut [u8]) -> Result<bool> {
     Ok(true)
 }
 
-/// Whether `parent` shows the same as `image` in all parts of the job, whose block begins
-/// at `start`; behind its end it shows zeros.
-fn is_parents_job(
-    image: &dyn Image,
-    parent: &dyn Image,
-    job: &Job,
-    start: u64,
+/// A differencing image whose blocks are judged.
+struct Child<'a> {
+    image: &'a dyn Image,
+    parent: &'a Arc<dyn Image>,
+    block_size: u64,
     alike: Alike,
-    (buf, shown): (&mut [u8], &mut [u8]),
-) -> Result<bool> {
-    let mut piece = FIRST_PIECE;
-    for part in &job.parts {
-        let mut at = part.start;
-        while at < part.end {
-            let upto = ((at / piece + 1) * piece).min(part.end);
-            let len = usize::try_from(upto - at).unwrap_or(0);
-            let (Some(read), Some(shown)) = (buf.get_mut(..len), shown.get_mut(..len))
-            else {
-                return Ok(false);
-            };
-            image.read_block(job.block, at, read)?;
-            let there = parent.len().saturating_sub(start + at);
-            let there = usize::try_from(there).unwrap_or(len).min(len);
-            let (inside, beyond) = shown.split_at_mut(there);
-            if !inside.is_empty() {
-                parent.read_at(start + at, inside)?;
+}
+
+impl Child<'_> {
+    /// What a block may become without its parts reading otherwise. Zeros come first,
+    /// which need no parent, but not if that would hide what the parent has in the rest
+    /// of the block.
+    fn judge(
+        &self,
+        job: &Job,
+        buf: &mut [u8],
+        parents: &mut [u8],
+    ) -> Result<Option<Shown>> {
+        let start = u64::from(job.block) * self.block_size;
+        let can_be_zeros = self.image.zeros_hide_parent();
+        let (mut zero, mut same) = (true, true);
+        let mut piece = FIRST_PIECE;
+        for part in &job.parts {
+            let mut at = part.start;
+            while at < part.end {
+                let upto = ((at / piece + 1) * piece).min(part.end);
+                let len = usize::try_from(upto - at).unwrap_or(0);
+                let (Some(read), Some(shown)) =
+                    (buf.get_mut(..len), parents.get_mut(..len))
+                else {
+                    return Ok(None);
+                };
+                self.image.read_block(job.block, at, read)?;
+                zero = zero && is_zero(read);
+                same = same && (zero || self.alike == Alike::Any);
+                if same {
+                    self.read_parent(start + at, shown)?;
+                    same = read == shown;
+                }
+                if !(same || zero && can_be_zeros) {
+                    return Ok(None);
+                }
+                at = upto;
+                piece = PIECE;
             }
-            beyond.fill(0);
-            if read != shown || alike == Alike::Zeros && !is_zero(read) {
-                return Ok(false);
-            }
-            at = upto;
-            piece = PIECE;
         }
+        if zero && can_be_zeros {
+            let own = self.image.own_bytes(job.block)?;
+            // Of a block that is here as a whole there is no rest.
+            let rest = own.as_ref().map(|own| own.gaps(0..self.block_size));
+            // What the parent shows the same need not be looked for beyond the parts.
+            let is_zero = match &rest {
+                None => true,
+                Some(_) if same => false,
+                Some(rest) => self.is_zero(job.block, rest, buf)?,
+            };
+            if is_zero {
+                return Ok(Some(Shown::Zeros));
+            }
+        }
+        Ok(same.then_some(Shown::Parents))
     }
-    Ok(true)
+
+    fn is_zero(&self, block: u32, ranges: &Ranges, buf: &mut [u8]) -> Result<bool> {
+        for range in ranges.iter() {
+            let mut at = range.start;
+            while at < range.end {
+                let upto = ((at / PIECE + 1) * PIECE).min(range.end);
+                let len = usize::try_from(upto - at).unwrap_or(0);
+                let Some(read) = buf.get_mut(..len) else { return Ok(false) };
+                self.image.read_block(block, at, read)?;
+                if !is_zero(read) {
+                    return Ok(false);
+                }
+                at = upto;
+            }
+        }
+        Ok(true)
+    }
+
+    /// What the parent shows; behind its end, zeros.
+    fn read_parent(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        let len = buf.len();
+        let there = self.parent.len().saturating_sub(at);
+        let there = usize::try_from(there).unwrap_or(len).min(len);
+        let (inside, beyond) = buf.split_at_mut(there);
+        if !inside.is_empty() {
+            self.parent.read_at(at, inside)?;
+        }
+        beyond.fill(0);
+        Ok(())
+    }
 }
 
 /// Whether all bytes are zero: the first one is, and each equals the next, which
@@ -227,7 +297,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Facts, Layout, Move};
+    use crate::image::{Facts, Layout, Move, Release};
     use crate::storage::ReadAt;
 
     /// An image whose every read is a bug.
@@ -272,7 +342,7 @@ mod tests {
             Ok(Some(at..1 << 20))
         }
 
-        fn release(&mut self, _: &[u32]) -> Result<()> {
+        fn release(&mut self, _: &[Release]) -> Result<()> {
             unreachable!()
         }
 

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::image::{Facts, Image, ImageType, Layout, Move, wrong_type};
+use crate::image::{Facts, Image, ImageType, Layout, Move, Release, wrong_type};
 use crate::storage::ReadAt;
 
 /// The disk of an image, divided into blocks of the new image's size; behind its end
@@ -60,6 +60,10 @@ impl Image for Flat<'_> {
         Ok(())
     }
 
+    fn sector_size(&self) -> Option<u32> {
+        self.disk.sector_size()
+    }
+
     fn layout(&self) -> Option<Layout> {
         None
     }
@@ -89,7 +93,7 @@ impl Image for Flat<'_> {
             .map(|found| found.start - start..found.end.min(end) - start))
     }
 
-    fn release(&mut self, _: &[u32]) -> Result<()> {
+    fn release(&mut self, _: &[Release]) -> Result<()> {
         Err(wrong_type(READ_ONLY))
     }
 

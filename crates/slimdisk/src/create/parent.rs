@@ -3,15 +3,15 @@
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::FORMAT;
 use crate::error::{Error, Kind, Result};
 use crate::image::parent::{DEEPEST, ParentLookup, open_parents};
-use crate::image::{self, Image, NewParent, wrong_type};
+use crate::image::{self, Format, Image, NewParent};
 use crate::storage::HostFile;
 
 /// An open parent, with its own parents.
 pub struct Above {
     pub image: Arc<dyn Image>,
+    pub format: &'static dyn Format,
     /// The file, links followed.
     pub path: PathBuf,
     pub notes: Vec<String>,
@@ -31,12 +31,10 @@ impl Above {
             _ => error.in_file(path),
         };
         let open = || {
-            let mut image = image::open(file)?;
+            let format = image::detect(&file)?;
+            let mut image = format.open(file)?;
             image.settled()?;
             let facts = image.facts();
-            if facts.format != FORMAT.name() {
-                return Err(wrong_type("a child has the format of its parent"));
-            }
             let chain = open_parents(&mut *image, &real, &lookup)?;
             // Itself, its parents, and the child that is to be made.
             if chain.parents().len() + 2 > DEEPEST {
@@ -48,16 +46,17 @@ impl Above {
                 let what = "the image has no unique id, by which a child would know it";
                 Error::new(Kind::InvalidImage, what)
             })?;
-            Ok((image, id, facts.notes))
+            Ok((image, format, id, facts.notes))
         };
-        let (image, id, notes) = open().map_err(in_file)?;
-        Ok(Above { image: Arc::from(image), path: real, notes, id, modified })
+        let (image, format, id, notes) = open().map_err(in_file)?;
+        Ok(Above { image: Arc::from(image), format, path: real, notes, id, modified })
     }
 
     /// How a child in `folder` names it.
     pub fn named_from(&self, folder: &Path) -> NewParent {
         NewParent {
             id: self.id,
+            disk_id: self.image.disk_id(),
             modified: self.modified,
             absolute: self.path.clone(),
             relative: relative(folder, &self.path),

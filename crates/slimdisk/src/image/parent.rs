@@ -14,11 +14,13 @@ mod children;
 mod name;
 mod places;
 mod relink;
+pub(crate) mod written;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub(crate) use self::children::children_but;
 pub use self::children::{Children, children_of};
 pub use self::name::{ParentName, Style};
 use self::places::Places;
@@ -51,6 +53,9 @@ pub struct ParentLookup {
 pub struct ParentLink {
     /// The parent's identity.
     pub id: [u8; 16],
+    /// Another that it may have instead: while a child is merged into its parent, the
+    /// parent gets a new one.
+    pub or_id: Option<[u8; 16]>,
     /// When the parent had last been changed when the image was made, where that was
     /// noted.
     pub modified: Option<SystemTime>,
@@ -61,10 +66,16 @@ pub struct ParentLink {
 }
 
 impl ParentLink {
+    /// Whether it leads to the image that has the identity `id`.
+    #[must_use]
+    pub fn leads_to(&self, id: &[u8; 16]) -> bool {
+        *id == self.id || self.or_id.as_ref() == Some(id)
+    }
+
     /// A link to the image that has the identity `id`.
     #[must_use]
     pub fn new(id: [u8; 16], names: Vec<ParentName>) -> Self {
-        ParentLink { id, modified: None, names, notes: Vec::new() }
+        ParentLink { id, or_id: None, modified: None, names, notes: Vec::new() }
     }
 }
 
@@ -223,7 +234,11 @@ fn find_parents(
             found = found.exclusively(&link)?;
         }
         chain.notes.append(&mut link.notes);
-        ids.push(Some(link.id));
+        let id = found.image.facts().unique_id;
+        if link.or_id.is_some() && ids.contains(&id) {
+            return refuse("the chain of parents is closed in itself".to_owned());
+        }
+        ids.push(id);
         child.clone_from(&found.parent.path);
         let next = found.image.parent_link().map_err(|e| e.in_file(&child))?;
         chain.parents.push(found.parent);

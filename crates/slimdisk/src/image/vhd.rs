@@ -37,11 +37,11 @@ use self::raw::{
 use self::sparse::SparseVhd;
 use super::parent::id_text;
 use super::{
-    Facts, Finding, Format, Geometry, GuestWrite, Image, ImageType, NewImage, Severity,
-    Writer, wrong_type,
+    Facts, Finding, Format, Geometry, Image, ImageType, NewImage, Severity, Writer,
+    wrong_type,
 };
-use crate::error::{Error, Kind, Result};
-use crate::storage::{ReadAt, Storage, past_the_end, read_struct};
+use crate::error::{Error, Result};
+use crate::storage::{ReadAt, Storage, read_struct};
 
 /// The VHD format.
 pub struct Vhd;
@@ -174,6 +174,10 @@ impl Format for Vhd {
         new::block_size(new)
     }
 
+    fn smaller_blocks(&self) -> &'static [u64] {
+        &[512 << 10]
+    }
+
     fn file_len(&self, new: &NewImage, blocks: u64) -> u64 {
         new::file_len(new, blocks)
     }
@@ -249,30 +253,6 @@ fn facts(
             sectors_per_track: footer.sectors_per_track,
         }),
     }
-}
-
-/// Fails unless `writes` ascend, do not overlap, and are whole sectors of a disk of
-/// `size` bytes, but for the last if the disk ends in the middle of it.
-fn check_writes(writes: &[GuestWrite], size: u64) -> Result<()> {
-    let mut least = 0;
-    for write in writes {
-        let end = write.offset.checked_add(write.data.len() as u64);
-        let end = end
-            .filter(|end| *end <= size)
-            .ok_or_else(|| past_the_end(write.offset, write.data.len() as u64, size))?;
-        if write.offset < least
-            || !write.offset.is_multiple_of(SECTOR)
-            || !(end.is_multiple_of(SECTOR) || end == size)
-        {
-            return Err(Error::new(
-                Kind::Unexpected,
-                "writes that overlap, descend, or are not whole sectors",
-            )
-            .at(write.offset));
-        }
-        least = end;
-    }
-    Ok(())
 }
 
 /// Fails for a disk that belongs to a machine in a saved state.

@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
-use crate::image::parent::{Children, children_of};
+use crate::image::parent::{Children, children_but, children_of};
 
 /// Fails if an image other than `child` names the disk `id`, the image at `parent`, as
 /// its parent: it would show what is merged where it had shown what was there before.
 /// Only the folders of the two are known to be looked at.
 pub fn refuse(child: &Path, parent: &Path, id: &[u8; 16]) -> Result<()> {
-    let mut looked = vec![children_of(parent, id)];
+    let mut looked = vec![children_but(child, parent, id)];
     if child.parent() != parent.parent() {
         looked.push(children_of(child, id));
     }
     // Both are paths with links followed.
-    let sibling = looked.iter().flat_map(|c| &c.paths).find(|path| *path != child);
+    let sibling = looked.iter().flat_map(|c| &c.paths).next();
     if let Some(sibling) = sibling {
         return Err(in_use(
             format!(

@@ -108,7 +108,7 @@ pub fn judge(shape: &Shape, verdicts: &[Verdict], file: &[u8]) -> Result<(), Str
         let block = blocks[number as usize].as_ref();
         match (verdict, block) {
             (Verdict::Absent, None) => {}
-            (Verdict::Free | Verdict::Zero | Verdict::Parent, None) => {}
+            (Verdict::Free | Verdict::Zero | Verdict::Parent | Verdict::Blank, None) => {}
             (Verdict::Absent, Some(_)) => return Err(format!("block {number} appeared")),
             (Verdict::Live, None) => return Err(format!("live block {number} is lost")),
             (_, Some(block)) => {

@@ -185,7 +185,7 @@ pub fn ntfscat_free(image: &Path) -> Ranges {
 }
 
 /// How a disk is divided.
-const SCHEMES: [&str; 3] = ["bare", "mbr", "gpt"];
+pub const SCHEMES: [&str; 3] = ["bare", "mbr", "gpt"];
 
 /// A disk with the volume in it, and noise where boot loaders live.
 pub fn make_disk(
@@ -250,7 +250,7 @@ pub fn make_vhd(scratch: &Scratch, disk: &[u8], container: &str) -> (PathBuf, us
 
 /// The blocks that must stay: those that hold a used cluster, and those that hold
 /// anything outside the volume, as far as they are there at all.
-fn blocks_to_stay(
+pub fn blocks_to_stay(
     disk: &[u8],
     volume: &Volume,
     at: &Range<usize>,

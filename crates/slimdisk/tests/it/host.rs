@@ -162,9 +162,17 @@ fn the_method_compacts_dynamic_disks_alone() {
     child(&diff, &base, 6, 4);
     done(&host.create_fixed(&scratch.path("fixed.vhd"), 3).unwrap());
     fs::write(scratch.path("text.vhd"), "no image").unwrap();
+    let fixed = crate::vhdx_model::Shape {
+        blocks: 2,
+        order: vec![(0, 6, 0), (1, 6, 0)],
+        flags: 1,
+        ..Default::default()
+    };
+    fs::write(scratch.path("fixed.vhdx"), fixed.build(&[1]).0.bytes()).unwrap();
     for (name, expected) in [
         ("diff.vhd", Kind::WrongImageType),
         ("fixed.vhd", Kind::WrongImageType),
+        ("fixed.vhdx", Kind::WrongImageType),
         ("text.vhd", Kind::InvalidImage),
     ] {
         let disk = host.open(&scratch.path(name)).unwrap();

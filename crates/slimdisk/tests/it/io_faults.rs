@@ -13,7 +13,7 @@ use slimdisk::compact::run::run as run_plan;
 use slimdisk::compact::{
     Hook, Mode, Options, Outcome, Phase, Progress, Report, Verdict, compact_storage,
 };
-use slimdisk::image;
+use slimdisk::image::{self, Release};
 use slimdisk::storage::Storage;
 
 use crate::crash::judge;
@@ -181,7 +181,7 @@ fn an_image_whose_write_failed_does_nothing_more() {
             failures += 1;
             let file = storage.inner().bytes();
             assert!(image.truncate().is_err(), "{fault:?}");
-            assert!(image.release(&[2]).is_err(), "{fault:?}");
+            assert!(image.release(&[Release::Block(2)]).is_err(), "{fault:?}");
             assert!(image.relocate(&plan.moves).is_err(), "{fault:?}");
             assert!(storage.inner().bytes() == file, "{fault:?}");
         }

@@ -53,4 +53,6 @@ mod swap;
 mod verdicts;
 mod vhd;
 mod vhd_model;
+mod vhdx;
+mod vhdx_model;
 mod xfs;

@@ -67,7 +67,7 @@ pub fn merge(
     let mut opened = open_chain(chain, parent)?;
     let mut done = Done::default();
     let go_on = &mut |_| ControlFlow::Continue(());
-    run(&*opened.child, &mut *opened.parent, round, &mut done, go_on)?;
+    run(&mut *opened.child, &mut *opened.parent, round, &mut done, go_on)?;
     Ok(done)
 }
 

@@ -6,6 +6,7 @@ use super::Verdict;
 use super::counters::Counters;
 use super::order::Order;
 use super::own::{self, Own};
+use crate::compact::finer::{self, Finer, Whole};
 use crate::compact::report::{KeptBytes, VolumeReport, VolumeState};
 use crate::compact::zeros::Alike;
 use crate::compact::{Hook, Options, Phase, Progress};
@@ -89,6 +90,9 @@ pub struct Judge<'a> {
     pub block_size: u64,
     /// For each block, how many of its bytes are proven free.
     pub free: Vec<u32>,
+    /// For each block, how many smaller ones in it are free, if that is asked for.
+    pub whole: Vec<Whole>,
+    pub finer: Finer,
     /// Of a differencing image, what it holds itself.
     pub own: Option<Own<'a>>,
     /// What it need not hold because its parent shows the same.
@@ -110,7 +114,12 @@ impl<'a> Judge<'a> {
             0 => NO_BLOCKS,
             size => size,
         };
+        let finer =
+            if options.smaller_blocks { Finer::of(image) } else { Finer::default() };
+        let counted = if finer.is_idle() { 0 } else { facts.blocks_total as usize };
         Ok(Judge {
+            whole: vec![Whole::default(); counted],
+            finer,
             image,
             block_size,
             own: Own::read(image, block_size, facts.blocks_total)?,
@@ -165,6 +174,7 @@ impl Judge<'_> {
     /// Forgets what was counted, as if no volume had been judged.
     pub fn begin_again(&mut self) {
         self.free.fill(0);
+        self.whole.fill(Whole::default());
         if let Some(own) = &mut self.own {
             own.free.fill(0);
         }
@@ -214,7 +224,7 @@ impl Judge<'_> {
         };
         // The volume's own counters: they count for the disk only if it is trusted.
         let mapping = volume.mapping();
-        let mut counters = Counters::new(mapping, self.block_size);
+        let mut counters = Counters::new(mapping, self.block_size, &self.finer);
         let mut of_own = self.own.as_ref().map(|_| counters.clone());
         let mut unreadable = None;
         let mut order = Order::default();
@@ -295,6 +305,7 @@ impl Judge<'_> {
         judged.sort_unstable_by_key(|range| range.start);
         self.judged = judged.into_iter().collect();
         add(&counters, &mut self.free);
+        self.count_smaller(&counters);
         if let (Some(own), Some(of_own)) = (&mut self.own, &of_own) {
             add(of_own, &mut own.free);
         }
@@ -319,20 +330,31 @@ impl Judge<'_> {
             kept.insert(range);
         }
         let whole = Mapping::contiguous(0..len);
-        let mut counters = Counters::new(&whole, self.block_size);
+        let mut counters = Counters::new(&whole, self.block_size, &self.finer);
         for range in kept.gaps(DISK_EDGE..len - DISK_END).iter() {
             counters.add(range.clone());
             self.judged.insert(range);
         }
         add(&counters, &mut self.free);
+        self.count_smaller(&counters);
         if let Some(own) = &mut self.own {
-            let mut counters = Counters::new(&whole, self.block_size);
+            let mut counters = Counters::new(&whole, self.block_size, &self.finer);
             for range in kept.gaps(DISK_EDGE..len - DISK_END).iter() {
                 own.pieces(range, &mut |piece| counters.add(piece))?;
             }
             add(&counters, &mut own.free);
         }
         Ok(())
+    }
+
+    /// Counts the smaller blocks that were found free for the disk.
+    fn count_smaller(&mut self, counters: &Counters) {
+        for (block, more) in counters.whole() {
+            let whole = usize::try_from(block).ok().and_then(|i| self.whole.get_mut(i));
+            if let Some(whole) = whole {
+                finer::add(whole, more);
+            }
+        }
     }
 
     /// Where the bytes of live blocks belong to.

@@ -7,7 +7,7 @@ use super::Verdict;
 use super::judge::Judge;
 use super::order::Order;
 use super::volumes::Volumes;
-use crate::compact::zeros::{self, Job};
+use crate::compact::zeros::{self, Job, Shown};
 use crate::compact::{Hook, Options};
 use crate::error::{Error, Kind, Result};
 use crate::ranges::Ranges;
@@ -19,12 +19,13 @@ const HELD: usize = 1 << 20;
 
 impl Judge<'_> {
     /// Reads, of blocks that are free as far as any map speaks, the bytes that no
-    /// map speaks for: they must be zeros or, in a differencing image, its parent's.
+    /// map speaks for: they must be zeros or, in a differencing image, what its parent
+    /// shows.
     pub fn search_unknown(
         &self,
         candidates: &[u32],
         hook: &mut Hook<'_>,
-    ) -> Result<Option<Vec<u32>>> {
+    ) -> Result<Option<Vec<(u32, Shown)>>> {
         let mut total = 0;
         for block in candidates {
             total += self.unknown(*block)?.total();
@@ -49,7 +50,7 @@ impl Judge<'_> {
         options: &Options,
         verdicts: &[Verdict],
         hook: &mut Hook<'_>,
-    ) -> Result<Option<Vec<u32>>> {
+    ) -> Result<Option<Vec<(u32, Shown)>>> {
         let blocks = u32::try_from(verdicts.len()).unwrap_or(u32::MAX);
         let total = (0..blocks)
             .filter(|block| verdicts.get(*block as usize) == Some(&Verdict::Live))

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::Kind;
-use crate::image::{FORMATS, is_image_name};
+use crate::image::{FORMATS, Format, is_image_name};
 use crate::storage::{HostFile, real_path};
 
 /// How many entries of a folder are looked at.
@@ -28,6 +28,11 @@ pub struct Children {
 /// has them notices.
 #[must_use]
 pub fn children_of(path: &Path, id: &[u8; 16]) -> Children {
+    children_but(path, path, id)
+}
+
+/// The same, but for the image at `but`: a child that is known, and may be in use here.
+pub(crate) fn children_but(but: &Path, path: &Path, id: &[u8; 16]) -> Children {
     let mut children = Children::default();
     let Some(folder) = path.parent() else { return children };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -47,13 +52,14 @@ pub fn children_of(path: &Path, id: &[u8; 16]) -> Children {
         // A link may lead to a child, too.
         let file = entry.path();
         let Ok(real) = real_path(&file) else { continue };
-        if real == path || !real.is_file() {
+        if real == path || real == but || !real.is_file() {
             continue;
         }
         match HostFile::glance(&real) {
             Ok(glance) => {
-                let named = FORMATS.iter().find_map(|format| format.parent_id(&glance));
-                if named.as_ref() == Some(id) {
+                let names =
+                    |format: &&dyn Format| format.parent_ids(&glance).contains(id);
+                if FORMATS.iter().any(names) {
                     children.paths.push(real);
                 }
             }

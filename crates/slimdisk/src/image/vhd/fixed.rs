@@ -4,9 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::raw::Footer;
-use super::{check_writes, facts, not_saved};
+use super::{facts, not_saved};
 use crate::error::Result;
-use crate::image::{Facts, GuestWrite, Image, ImageType, Layout, Move, wrong_type};
+use crate::image::{
+    Facts, GuestWrite, Image, ImageType, Layout, Move, Release, check_writes, wrong_type,
+};
 use crate::storage::{ReadAt, Section, Storage};
 
 /// A fixed image: the disk and a footer.
@@ -63,7 +65,7 @@ impl Image for FixedVhd {
         Err(wrong_type(FIXED))
     }
 
-    fn release(&mut self, _: &[u32]) -> Result<()> {
+    fn release(&mut self, _: &[Release]) -> Result<()> {
         Err(wrong_type(FIXED))
     }
 
@@ -79,7 +81,7 @@ impl Image for FixedVhd {
         Ok(())
     }
 
-    fn file_len_with(&self, _: u64) -> Result<u64> {
+    fn file_len_with(&self, _: u64, _: u64) -> Result<u64> {
         Ok(self.file.len())
     }
 

@@ -33,7 +33,8 @@ use super::raw::{
 use super::table::BlockTable;
 use super::{ALIGNMENT, EPOCH};
 use crate::error::{Error, Kind, Result};
-use crate::image::{Geometry, ImageType, NewImage, NewParent, Writer, wrong_type};
+use crate::image::new::Order;
+use crate::image::{Geometry, ImageType, NewImage, Writer, wrong_type};
 use crate::storage::Storage;
 
 /// What a new disk may measure, in bytes: the least that Virtual Server makes, and what
@@ -52,6 +53,7 @@ const TABLE_AT: u64 = HEADER_AT + HEADER_LEN;
 /// Fails unless such an image can be made.
 pub fn check(new: &NewImage) -> Result<()> {
     check_size(new)?;
+    check_sectors(new)?;
     if new.image_type != ImageType::Fixed {
         Places::new(new)?;
     }
@@ -123,6 +125,20 @@ fn check_size(new: &NewImage) -> Result<()> {
     Ok(())
 }
 
+/// Everything in a VHD is counted in sectors of 512 bytes, and no field says otherwise.
+fn check_sectors(new: &NewImage) -> Result<()> {
+    if u64::from(new.sector_size) == SECTOR {
+        return Ok(());
+    }
+    let what = format!(
+        "the disk has sectors of {} bytes, and those of a VHD have {SECTOR}: its guest would \
+         find neither partitions nor volumes in one; choose a VHDX (a name that ends in \
+         .vhdx)",
+        new.sector_size
+    );
+    Err(Error::new(Kind::InvalidArgument, what))
+}
+
 /// Where the parts of an expanding image lie, in bytes.
 struct Places {
     block_size: u64,
@@ -153,7 +169,7 @@ impl Places {
         }
         check_size(new)?;
         let entries = new.size.div_ceil(block_size);
-        let parent = parent(new)?;
+        let parent = new.its_parent()?;
         let locators = match parent {
             Some(parent) => locators(parent, ALIGNMENT)?,
             None => Vec::new(),
@@ -198,18 +214,6 @@ impl Places {
     }
 }
 
-/// The parent, which a differencing image has and no other.
-fn parent(new: &NewImage) -> Result<Option<&NewParent>> {
-    match (new.image_type, &new.parent) {
-        (ImageType::Differencing, None) => {
-            Err(Error::new(Kind::InvalidArgument, "a differencing image needs a parent"))
-        }
-        (ImageType::Differencing, parent) => Ok(parent.as_ref()),
-        (_, Some(_)) => Err(wrong_type("only a differencing image has a parent")),
-        (_, None) => Ok(None),
-    }
-}
-
 fn footer(new: &NewImage) -> Footer {
     let mut footer = Footer::new_zeroed();
     let geometry = new.geometry.unwrap_or_else(|| geometry(new.size));
@@ -245,7 +249,7 @@ fn header(new: &NewImage, places: &Places) -> Result<DynamicHeader> {
     header.header_version.set(FORMAT_VERSION);
     header.max_table_entries.set(places.entries);
     header.block_size.set(u32::try_from(places.block_size).unwrap_or(u32::MAX));
-    if let Some(parent) = parent(new)? {
+    if let Some(parent) = new.its_parent()? {
         header.parent_unique_id = parent.id;
         header.parent_time_stamp.set(parent.modified.map_or(0, time_stamp));
         let name = header_name(parent)?;
@@ -291,50 +295,6 @@ fn geometry(size: u64) -> Geometry {
         cylinders: u16::try_from(sectors / per_track / heads).unwrap_or(u16::MAX),
         heads: byte(heads),
         sectors_per_track: byte(per_track),
-    }
-}
-
-/// Holds whoever writes to the order that was agreed on.
-struct Order {
-    size: u64,
-    reached: u64,
-    /// A write failed, or would have: what is in the file is not what was meant.
-    broken: bool,
-}
-
-impl Order {
-    fn new(size: u64) -> Self {
-        Order { size, reached: 0, broken: false }
-    }
-
-    /// Whether `len` bytes at `offset` are what may come next; `block_size` is 0 where
-    /// there are no blocks.
-    fn next(&mut self, offset: u64, len: u64, block_size: u64) -> Result<()> {
-        let end = offset.checked_add(len).filter(|end| *end <= self.size);
-        let one_block = block_size == 0
-            || len == 0
-            || end.is_some_and(|end| offset / block_size == (end - 1) / block_size);
-        let sound = !self.broken && offset >= self.reached && one_block;
-        // Until the write is done.
-        self.broken = true;
-        match end {
-            Some(end) if sound => {
-                self.reached = end;
-                Ok(())
-            }
-            _ => Err(Error::new(
-                Kind::Unexpected,
-                format!("a new image cannot be given {len} bytes at {offset} now"),
-            )),
-        }
-    }
-
-    fn may_finish(&self) -> Result<()> {
-        if self.broken {
-            let what = "an image that could not be written in full cannot be finished";
-            return Err(Error::new(Kind::Unexpected, what));
-        }
-        Ok(())
     }
 }
 
@@ -450,8 +410,11 @@ mod tests {
             image_type: ImageType::Dynamic,
             size,
             block_size,
+            sector_size: 512,
+            physical_sector_size: None,
             geometry: None,
             parent: None,
+            blank: true,
             unique_id: [7; 16],
             time: SystemTime::UNIX_EPOCH + EPOCH,
         }
@@ -499,6 +462,10 @@ mod tests {
         assert_eq!(kind((2040 << 30) + 512, None), Some(Kind::DiskTooLarge));
         assert_eq!(kind(0, None), Some(Kind::InvalidArgument));
         assert_eq!(kind(1000, None), Some(Kind::InvalidArgument));
+        let large = NewImage { sector_size: 4096, ..dynamic(4 << 20, None) };
+        let refused = check(&large).unwrap_err();
+        assert_eq!(refused.kind(), Kind::InvalidArgument);
+        assert!(refused.what().contains(".vhdx"), "{refused}");
         for block_size in [0, 4096, 256 << 10, 3 << 20, 512 << 20, u64::MAX, 1 << 63] {
             assert_eq!(kind(3 << 20, Some(block_size)), Some(Kind::InvalidArgument));
         }

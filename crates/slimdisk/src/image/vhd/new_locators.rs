@@ -5,11 +5,12 @@
 //! Format". As Windows writes them: little-endian text without a zero at its end, and
 //! the room for it counted in bytes.
 
-use std::path::{Component, Path};
+use std::path::Path;
 
 use super::ALIGNMENT;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::image::NewParent;
+use crate::image::parent::written::{absolute_text, relative_text, text};
 
 /// One name as it will lie in the file.
 pub struct NewLocator {
@@ -51,41 +52,6 @@ pub fn header_name(parent: &NewParent) -> Result<Vec<u16>> {
     Ok(text(name.as_ref())?.encode_utf16().take(255).collect())
 }
 
-/// A relative path in Windows' manner: `.\base.vhd`, `..\x\base.vhd`.
-fn relative_text(path: &str) -> Result<String> {
-    let mut parts = Vec::new();
-    for part in Path::new(path).components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => parts.push(".."),
-            Component::Normal(part) => parts.push(plain(part.as_ref())?),
-            Component::RootDir | Component::Prefix(_) => {
-                let what = "a path to the parent from the child on begins at no root";
-                return Err(Error::new(Kind::InvalidArgument, what).in_file(path));
-            }
-        }
-    }
-    if parts.first() != Some(&"..") {
-        parts.insert(0, ".");
-    }
-    Ok(parts.join("\\"))
-}
-
-/// An absolute path in Windows' manner; of a Unix path, what it is below a root.
-fn absolute_text(path: &Path) -> Result<String> {
-    if cfg!(windows) {
-        return text(path).map(str::to_owned);
-    }
-    let mut written = String::new();
-    for part in path.components() {
-        if let Component::Normal(part) = part {
-            written.push('\\');
-            written.push_str(plain(part.as_ref())?);
-        }
-    }
-    Ok(written)
-}
-
 /// An absolute Unix path as a URL, all but the plainest characters escaped.
 fn file_url(path: &Path) -> Result<String> {
     let mut url = "file://".to_owned();
@@ -111,32 +77,15 @@ fn utf16_le(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().ok_or_else(|| {
-        let what = "the parent's path is no Unicode text, which is all that a child can \
-                    note of it: rename it";
-        Error::new(Kind::InvalidName, what).in_file(path)
-    })
-}
-
-/// One name of a path; Windows would take a backslash for the end of a folder's.
-fn plain(name: &Path) -> Result<&str> {
-    let text = text(name)?;
-    if text.contains('\\') {
-        let what = "a backslash in the path of the parent cannot be noted in its child: \
-                    rename it";
-        return Err(Error::new(Kind::InvalidName, what).in_file(name));
-    }
-    Ok(text)
-}
-
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     fn parent(absolute: &str, relative: &str) -> NewParent {
         NewParent {
             id: [1; 16],
+            disk_id: None,
             modified: None,
             absolute: absolute.into(),
             relative: Some(relative.into()),
@@ -144,17 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_written_in_windows_manner_and_as_a_url() {
-        for (relative, text) in [
-            ("base.vhd", r".\base.vhd"),
-            ("./sub/base.vhd", r".\sub\base.vhd"),
-            ("../x/base.vhd", r"..\x\base.vhd"),
-            ("../../b\u{e4}se.vhd", "..\\..\\b\u{e4}se.vhd"),
-        ] {
-            assert_eq!(relative_text(relative).unwrap(), text);
-        }
-        assert!(relative_text("/a").is_err());
-        assert_eq!(absolute_text("/d/my base.vhd".as_ref()).unwrap(), r"\d\my base.vhd");
+    fn paths_are_written_as_a_url() {
         let url = file_url("/d/my b%\u{e4}se.vhd".as_ref()).unwrap();
         assert_eq!(url, "file:///d/my%20b%25%C3%A4se.vhd");
     }

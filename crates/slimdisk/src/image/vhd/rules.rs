@@ -308,15 +308,16 @@ pub fn check_extents(
     let extent_len = sparse.bitmap_len + sparse.block_size;
     let entry_at = |block: u32| sparse.header.table_offset.get() + u64::from(block) * 4;
     let before = findings.len();
-    let mut previous: Option<Extent> = None;
+    let mut previous: Option<(u32, u64)> = None;
     for extent in extents {
+        let Some(block) = extent.piece.block() else { continue };
         let end = extent.place + extent_len;
-        let name = || format!("block allocation table entry of block {}", extent.block);
+        let name = || format!("block allocation table entry of block {block}");
         if end > data_end {
             findings.push(Finding::new(
                 Severity::Error,
                 name(),
-                entry_at(extent.block),
+                entry_at(block),
                 format!("a block that ends before byte {data_end:#x}, the end of the file's data (is the file cut short, or the first part of a split image?)"),
                 format!("one from {:#x} to {end:#x}", extent.place),
             ));
@@ -324,26 +325,26 @@ pub fn check_extents(
             findings.push(Finding::new(
                 Severity::Error,
                 name(),
-                entry_at(extent.block),
+                entry_at(block),
                 "a block that lies on no header or table",
                 format!("one from {:#x} to {end:#x}", extent.place),
             ));
         }
-        if let Some(other) = previous
-            && extent.place < other.place + extent_len
+        if let Some((other, other_place)) = previous
+            && extent.place < other_place + extent_len
         {
             findings.push(Finding::new(
                 Severity::Error,
                 name(),
-                entry_at(extent.block),
-                format!("a block that does not overlap block {}", other.block),
-                format!("one at {:#x}, the other at {:#x}", extent.place, other.place),
+                entry_at(block),
+                format!("a block that does not overlap block {other}"),
+                format!("one at {:#x}, the other at {other_place:#x}", extent.place),
             ));
         }
         if findings.len() - before >= ENOUGH {
             return;
         }
-        previous = Some(*extent);
+        previous = Some((block, extent.place));
     }
 }
 

@@ -26,6 +26,7 @@ pub fn check(
     let mut bitmap = vec![0; usize::try_from(sparse.bitmap_len).unwrap_or(0)];
     let sectors = sparse.block_size / SECTOR;
     for extent in sparse.table.extents() {
+        let Some(block) = extent.piece.block() else { continue };
         file.read_at(extent.place, &mut bitmap)?;
         if bitmap.iter().all(|byte| *byte == 0xFF) {
             continue;
@@ -43,7 +44,7 @@ pub fn check(
             if data.iter().any(|byte| *byte != 0) {
                 findings.push(Finding::new(
                     Severity::Note,
-                    format!("sector {sector} of block {}", extent.block),
+                    format!("sector {sector} of block {block}"),
                     offset,
                     "zeros, for its bit in the sector bitmap is clear",
                     "data",

@@ -13,11 +13,12 @@ use zerocopy::IntoBytes;
 use super::inspect::{Sparse, Structures};
 use super::raw::{DISK_TYPE_DIFFERENCING, FOOTER_LEN, Footer, SECTOR};
 use super::sector_bitmap::SectorBitmaps;
-use super::{ALIGNMENT, EPOCH, check_writes, facts, not_saved, parent_locator};
+use super::{ALIGNMENT, EPOCH, facts, not_saved, parent_locator};
 use crate::error::{Error, Kind, Result};
 use crate::image::parent::{ParentLink, ParentNames, id_text, without_parent};
 use crate::image::{
-    Extent, Facts, GuestWrite, Image, ImageType, Layout, Move, wrong_type,
+    Extent, Facts, GuestWrite, Image, ImageType, Layout, Move, Release, check_writes,
+    wrong_type,
 };
 use crate::ranges::Ranges;
 use crate::storage::{ReadAt, Section, Storage, past_the_end};
@@ -99,6 +100,9 @@ impl SparseVhd {
         Layout {
             extents,
             extent_len: self.extent_len(),
+            bitmap_len: 0,
+            chunk_blocks: 0,
+            partial: Vec::new(),
             modulus,
             remainder: (modulus - over) % modulus,
             reserved: self.sparse.reserved.clone(),
@@ -149,8 +153,9 @@ impl SparseVhd {
     fn relocate_blocks(&mut self, moves: &[Move]) -> Result<()> {
         self.restore_leading()?;
         let mut changes = Vec::with_capacity(moves.len());
-        for Move { block, to } in moves {
-            let from = self.place_of(*block)?;
+        for Move { piece, to } in moves {
+            let block = piece.block().ok_or_else(no_bitmap)?;
+            let from = self.place_of(block)?;
             let sector = u32::try_from(to / SECTOR).map_err(|_| {
                 Error::new(
                     Kind::Unexpected,
@@ -158,7 +163,7 @@ impl SparseVhd {
                 )
             })?;
             self.file.copy_within(from, *to, self.extent_len())?;
-            changes.push((*block, Some(sector)));
+            changes.push((block, Some(sector)));
         }
         self.file.flush()?;
         self.sparse.table.set(&*self.file, &changes)?;
@@ -375,12 +380,22 @@ impl Image for SparseVhd {
         Section::new(&self.file, data..data + self.sparse.block_size).next_data(offset)
     }
 
-    fn release(&mut self, blocks: &[u32]) -> Result<()> {
+    fn release(&mut self, pieces: &[Release]) -> Result<()> {
+        let mut blocks = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            if self.is_differencing() && matches!(piece, Release::ToZeros(_)) {
+                return Err(Error::new(
+                    Kind::Unexpected,
+                    "a block of a differencing VHD cannot be given up and hide its parent",
+                ));
+            }
+            blocks.push(piece.block().ok_or_else(no_bitmap)?);
+        }
         if blocks.is_empty() {
             return Ok(());
         }
         self.bitmaps.forget();
-        self.act(|image| image.release_blocks(blocks))
+        self.act(|image| image.release_blocks(&blocks))
     }
 
     fn relocate(&mut self, moves: &[Move]) -> Result<()> {
@@ -415,7 +430,7 @@ impl Image for SparseVhd {
         self.settled()
     }
 
-    fn file_len_with(&self, blocks: u64) -> Result<u64> {
+    fn file_len_with(&self, blocks: u64, _: u64) -> Result<u64> {
         self.len_with(blocks)
     }
 
@@ -430,6 +445,10 @@ impl Image for SparseVhd {
         self.file.still_exclusive()?;
         self.parent.as_ref().map_or(Ok(()), |parent| parent.still_exclusive())
     }
+}
+
+fn no_bitmap() -> Error {
+    Error::new(Kind::Unexpected, "the sector bitmaps of a VHD move with their blocks")
 }
 
 /// Whether the image keeps its blocks' data on multiples of 4 KiB.

@@ -6,7 +6,7 @@ use zerocopy::big_endian::U32;
 
 use super::raw::{SECTOR, UNUSED};
 use crate::error::Result;
-use crate::image::Extent;
+use crate::image::{Extent, Piece};
 use crate::storage::{ReadAt, Storage};
 
 /// Table entries in one sector, the unit in which the table is written.
@@ -72,7 +72,8 @@ impl BlockTable {
     /// The blocks that have a place, by place.
     pub fn extents(&self) -> Vec<Extent> {
         let mut extents = Vec::with_capacity(self.allocated().count());
-        extents.extend(self.allocated().map(|(block, place)| Extent { place, block }));
+        let extent = |(block, place)| Extent { place, piece: Piece::Block(block) };
+        extents.extend(self.allocated().map(extent));
         extents.sort_unstable_by_key(|extent| extent.place);
         extents
     }

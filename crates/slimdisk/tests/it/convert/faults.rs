@@ -13,7 +13,6 @@ use slimdisk::Kind;
 use slimdisk::compact::Phase;
 use slimdisk::convert::{self, Conversion, Outcome};
 use slimdisk::create::{Content, Options};
-use slimdisk::image::vhd::Vhd;
 use slimdisk::image::{self, Format, ImageType, NewImage, Writer};
 use slimdisk::storage::{Storage, free_space};
 
@@ -27,13 +26,28 @@ use crate::storage::opening::Mount;
 use crate::support::{Noise, Scratch, have, sh};
 use crate::vhd_model::Shape;
 
-fn new_image(image_type: ImageType, size: usize) -> NewImage {
+/// Each format, and the two types that are written.
+fn forms() -> impl Iterator<Item = (&'static dyn Format, ImageType)> {
+    image::FORMATS.iter().flat_map(|format| {
+        [ImageType::Dynamic, ImageType::Fixed].map(|image_type| (*format, image_type))
+    })
+}
+
+/// The smallest blocks that a format has.
+fn block_size(format: &dyn Format) -> u64 {
+    *format.smaller_blocks().first().unwrap()
+}
+
+fn new_image(format: &dyn Format, image_type: ImageType, size: usize) -> NewImage {
     NewImage {
         image_type,
         size: size as u64,
-        block_size: (image_type == ImageType::Dynamic).then_some(512 << 10),
+        block_size: (image_type == ImageType::Dynamic).then_some(block_size(format)),
+        sector_size: 512,
+        physical_sector_size: None,
         geometry: None,
         parent: None,
+        blank: false,
         unique_id: [3; 16],
         time: SystemTime::now(),
     }
@@ -42,10 +56,11 @@ fn new_image(image_type: ImageType, size: usize) -> NewImage {
 /// Writes a disk in pieces of 64 KiB, zeros left out.
 fn write(
     file: Arc<dyn Storage>,
-    image_type: ImageType,
+    (format, image_type): (&dyn Format, ImageType),
     disk: &[u8],
 ) -> slimdisk::Result<()> {
-    let mut writer = Vhd.create(file, &new_image(image_type, disk.len()))?;
+    let new = new_image(format, image_type, disk.len());
+    let mut writer = format.create(file, &new)?;
     for (number, piece) in disk.chunks(64 << 10).enumerate() {
         if piece.iter().any(|byte| *byte != 0) {
             writer.write(number as u64 * (64 << 10), piece)?;
@@ -58,11 +73,12 @@ fn write(
 fn every_call_of_a_writer_may_fail() {
     let disk = disk(&mut Noise::new(21), 3 * MIB);
     let mut tried = 0;
-    for image_type in [ImageType::Dynamic, ImageType::Fixed] {
+    for form in forms() {
         let whole = Arc::new(Faulty::new(MemFile::new(Vec::new()), None));
-        write(whole.clone(), image_type, &disk).unwrap();
+        write(whole.clone(), form, &disk).unwrap();
         let image = image::open(whole.clone()).unwrap();
         assert!(content(&*image) == disk);
+        assert_eq!(image.facts().format, form.0.name());
         for call in [Call::Write, Call::Flush, Call::SetLen] {
             for nth in 0..whole.calls(call) {
                 for partial in [0, 700] {
@@ -72,7 +88,7 @@ fn every_call_of_a_writer_may_fail() {
                     };
                     let file = Faulty::new(MemFile::new(Vec::new()), Some(fault));
                     let file = Arc::new(file);
-                    let error = write(file.clone(), image_type, &disk).unwrap_err();
+                    let error = write(file.clone(), form, &disk).unwrap_err();
                     assert!(file.struck());
                     assert_eq!(error.kind(), Kind::DiskFull);
                     tried += 1;
@@ -80,26 +96,27 @@ fn every_call_of_a_writer_may_fail() {
             }
         }
     }
-    assert!(tried > 30, "{tried}");
+    assert!(tried > 60, "{tried}");
 }
 
 #[test]
 fn a_writer_that_failed_or_is_misused_finishes_nothing() {
     let fault = Fault::once(Call::Write, 0, ErrorKind::Other);
-    for image_type in [ImageType::Dynamic, ImageType::Fixed] {
+    for (format, image_type) in forms() {
         let file = Arc::new(Faulty::new(MemFile::new(Vec::new()), Some(fault)));
-        let new = new_image(image_type, 3 * MIB);
-        let mut writer = Vhd.create(file.clone(), &new).unwrap();
+        let new = new_image(format, image_type, 3 * MIB);
+        let end = block_size(format) - 512;
+        let mut writer = format.create(file.clone(), &new).unwrap();
         assert!(writer.write(0, &[1; 512]).is_err());
         assert!(writer.write(512, &[1; 512]).is_err());
         assert!(Writer::finish(writer).is_err());
         for (offset, len) in
-            [(0, 512), (512 * 1023, 1024), (3 * MIB as u64 - 512, 1024), (u64::MAX, 512)]
+            [(0, 512), (end, 1024), (3 * MIB as u64 - 512, 1024), (u64::MAX, 512)]
         {
             let file = Arc::new(MemFile::new(Vec::new()));
-            let mut writer = Vhd.create(file, &new).unwrap();
+            let mut writer = format.create(file, &new).unwrap();
             writer.write(1024, &[1; 512]).unwrap();
-            let across = image_type == ImageType::Fixed && offset == 512 * 1023;
+            let across = image_type == ImageType::Fixed && offset == end;
             assert_eq!(writer.write(offset, &vec![1; len]).is_ok(), across, "{offset}");
             assert_eq!(Writer::finish(writer).is_ok(), across);
         }
@@ -112,9 +129,9 @@ fn a_power_cut_leaves_no_image_or_the_whole_one() {
     let mut noise = Noise::new(31);
     let disk = disk(&mut noise, 3 * MIB);
     let mut opened = 0;
-    for image_type in [ImageType::Dynamic, ImageType::Fixed] {
+    for form in forms() {
         let recorder = Arc::new(Recorder::new(Vec::new()));
-        write(recorder.clone(), image_type, &disk).unwrap();
+        write(recorder.clone(), form, &disk).unwrap();
         let ops = recorder.ops();
         assert!(matches!(ops.last(), Some(Op::Flush)), "the last thing is a flush");
         for at in 0..=ops.len() {
@@ -123,16 +140,14 @@ fn a_power_cut_leaves_no_image_or_the_whole_one() {
             for _ in 0..rounds {
                 let file = state_after(&ops[..at], &mut noise);
                 if let Ok(image) = image::open(Arc::new(MemFile::new(file))) {
-                    assert!(
-                        content(&*image) == disk,
-                        "{image_type:?}, after {at} writes"
-                    );
+                    assert!(content(&*image) == disk, "{form:?}, after {at} writes");
+                    assert_eq!(image.facts().format, form.0.name());
                     opened += 1;
                 }
             }
         }
     }
-    assert!(opened > 80, "{opened}");
+    assert!(opened > 160, "{opened}");
 }
 
 /// A state that a new file may be in: what was flushed is there, of the rest any sectors.

@@ -43,7 +43,7 @@ fn run_on(case: &Case, storage: &Arc<dyn Storage>) -> (slimdisk::Result<()>, Don
     let mut done = Done::default();
     let result = open_chain(&case.chain, storage).and_then(|mut opened| {
         let go_on = &mut |_| ControlFlow::Continue(());
-        run(&*opened.child, &mut *opened.parent, ROUND, &mut done, go_on)
+        run(&mut *opened.child, &mut *opened.parent, ROUND, &mut done, go_on)
     });
     (result, done)
 }
@@ -124,7 +124,7 @@ fn every_call_to_the_child_may_fail() {
             let mut done = Done::default();
             let go_on = &mut |_| ControlFlow::Continue(());
             let result =
-                run(&*opened.child, &mut *opened.parent, ROUND, &mut done, go_on);
+                run(&mut *opened.child, &mut *opened.parent, ROUND, &mut done, go_on);
             case.judge(&parent.bytes(), Growth::LengthFirst).unwrap();
             result
         };
@@ -156,10 +156,11 @@ fn a_parent_whose_write_failed_does_nothing_more() {
             let faulty =
                 Arc::new(Faulty::new(MemFile::new(case.chain[1].clone()), Some(fault)));
             let storage: Arc<dyn Storage> = faulty.clone();
-            let Opened { child, mut parent } = open_chain(&case.chain, &storage).unwrap();
+            let Opened { mut child, mut parent } =
+                open_chain(&case.chain, &storage).unwrap();
             let go_on = &mut |_| ControlFlow::Continue(());
             let mut done = Done::default();
-            assert!(run(&*child, &mut *parent, 1 << 30, &mut done, go_on).is_err());
+            assert!(run(&mut *child, &mut *parent, 1 << 30, &mut done, go_on).is_err());
             assert_eq!(done.bytes_merged, 0);
             let file = faulty.inner().bytes();
             let write = image::GuestWrite { offset: 0, data: vec![1; 512] };
@@ -180,7 +181,7 @@ fn a_request_to_stop_is_heeded_whenever_it_comes() {
             let mut opened = open_chain(&case.chain, &storage).unwrap();
             let (mut calls, mut stopped, mut reached) = (0, false, 0);
             let mut done = Done::default();
-            run(&*opened.child, &mut *opened.parent, ROUND, &mut done, &mut |at| {
+            run(&mut *opened.child, &mut *opened.parent, ROUND, &mut done, &mut |at| {
                 assert!(at.done >= reached && at.done <= at.total, "{at:?}");
                 reached = at.done;
                 calls += 1;

@@ -2,87 +2,135 @@
 
 use slimdisk::compact::Verdict;
 use slimdisk::compact::plan::{self, Plan};
-use slimdisk::image::{Extent, Layout};
+use slimdisk::image::{Extent, Layout, Piece, Release};
 
 /// Plans, and panics unless the plan is
 ///
-/// - sound: [`Plan::verify`] holds, and every block is either released or kept;
-/// - exact: the length is what the blocks, carried out, ask for;
-/// - frugal: exactly the live blocks beyond the new end move;
-/// - smallest: no nearer end behind the tables has room for all live blocks;
+/// - sound: [`Plan::verify`] holds, every piece is either released or kept, and a bitmap
+///   is kept exactly if a block that is kept needs it;
+/// - exact: the length is what the pieces, carried out, ask for;
+/// - frugal: exactly the live pieces beyond the new end move;
+/// - smallest: no nearer end behind the tables has room for all live pieces;
 /// - final: with all that is left live, a second plan is empty.
 pub fn check(layout: &Layout, verdicts: &[Verdict]) {
     let plan = plan::plan(layout, verdicts);
     plan.verify(layout).unwrap();
     assert!(plan.file_len_after <= layout.file_len);
     let live = live(layout, verdicts);
-    let mut kept: Vec<u32> = live.iter().map(|e| e.block).collect();
-    kept.extend(&plan.release);
+    let mut kept: Vec<_> = live.iter().map(|e| number(e.piece)).collect();
+    let released = plan.release.iter().map(|release| match release {
+        Release::Block(block) | Release::ToZeros(block) => Piece::Block(*block),
+        Release::Bitmap(chunk) => Piece::Bitmap(*chunk),
+    });
+    kept.extend(released.map(number));
     kept.sort_unstable();
-    let mut all: Vec<u32> = layout.extents.iter().map(|e| e.block).collect();
+    let mut all: Vec<_> = layout.extents.iter().map(|e| number(e.piece)).collect();
     all.sort_unstable();
-    assert_eq!(kept, all, "each block is either released or kept");
+    assert_eq!(kept, all, "each piece is either released or kept");
+    for release in &plan.release {
+        let right = match release {
+            Release::Block(block) => {
+                matches!(verdicts[*block as usize], Verdict::Free | Verdict::Parent)
+            }
+            Release::ToZeros(block) => {
+                matches!(verdicts[*block as usize], Verdict::Zero | Verdict::Blank)
+            }
+            Release::Bitmap(_) => true,
+        };
+        assert!(right, "{release:?} was judged otherwise");
+    }
 
     let after = carried_out(layout, verdicts, &plan);
     let end = after.end_of_data();
     assert_eq!(plan.file_len_after, after.file_len_after(end).min(layout.file_len));
 
-    let mut beyond: Vec<u32> = live
+    let mut beyond: Vec<_> = live
         .iter()
-        .filter(|e| e.place + layout.extent_len > end)
-        .map(|e| e.block)
+        .filter(|e| layout.range_of(e).end > end)
+        .map(|e| number(e.piece))
         .collect();
-    let mut moved: Vec<u32> = plan.moves.iter().map(|m| m.block).collect();
+    let mut moved: Vec<_> = plan.moves.iter().map(|m| number(m.piece)).collect();
     beyond.sort_unstable();
     moved.sort_unstable();
-    assert_eq!(moved, beyond, "exactly the live blocks beyond the new end move");
+    assert_eq!(moved, beyond, "exactly the live pieces beyond the new end move");
 
     let tables = layout.reserved.iter().next_back().map_or(0, |range| range.end);
     if end > tables && plan.file_len_after < layout.file_len {
-        assert!(capacity(layout, &live, end) >= live.len());
-        assert!(capacity(layout, &live, end - 1) < live.len(), "a nearer end will do");
+        assert!(suffices(layout, &live, end));
+        assert!(!suffices(layout, &live, end - 1), "a nearer end will do");
     }
 
     let all_live = vec![Verdict::Live; verdicts.len()];
     assert!(plan::plan(&after, &all_live).is_empty(), "something is left to do");
 }
 
+fn number(piece: Piece) -> (bool, u32) {
+    match piece {
+        Piece::Block(block) => (false, block),
+        Piece::Bitmap(chunk) => (true, chunk),
+    }
+}
+
+fn stays(block: u32, verdicts: &[Verdict]) -> bool {
+    use Verdict::{Blank, Free, Parent, Zero};
+    !matches!(verdicts.get(block as usize), Some(Free | Zero | Parent | Blank))
+}
+
 fn live(layout: &Layout, verdicts: &[Verdict]) -> Vec<Extent> {
-    let is_live = |e: &&Extent| {
-        !matches!(verdicts.get(e.block as usize), Some(Verdict::Free | Verdict::Zero))
+    let is_live = |e: &&Extent| match e.piece {
+        Piece::Block(block) => stays(block, verdicts),
+        Piece::Bitmap(chunk) => layout
+            .partial
+            .iter()
+            .any(|block| block / layout.chunk_blocks == chunk && stays(*block, verdicts)),
     };
     layout.extents.iter().filter(is_live).copied().collect()
 }
 
-/// How many blocks can lie before `end` without overlapping a live block or a
-/// table: the live ones that do, and what fits between them, counted place by
-/// place.
-fn capacity(layout: &Layout, live: &[Extent], end: u64) -> usize {
-    let mut taken: Vec<_> =
-        live.iter().map(|e| e.place..e.place + layout.extent_len).collect();
-    let mut count = taken.iter().filter(|range| range.end <= end).count();
+/// Whether all live pieces can lie before `end`, those that do where they are, the
+/// others without overlapping a live one or a table: counted place by place.
+fn suffices(layout: &Layout, live: &[Extent], end: u64) -> bool {
+    let mut taken: Vec<_> = live.iter().map(|e| layout.range_of(e)).collect();
+    let beyond = |bitmaps: bool| {
+        live.iter()
+            .filter(|e| layout.range_of(e).end > end)
+            .filter(|e| matches!(e.piece, Piece::Bitmap(_)) == bitmaps)
+            .count()
+    };
     taken.extend(layout.reserved.iter());
-    let mut at = layout.remainder;
-    while at + layout.extent_len <= end {
-        let range = at..at + layout.extent_len;
-        if taken.iter().all(|t| t.end <= range.start || range.end <= t.start) {
-            count += 1;
-            at += layout.extent_len.next_multiple_of(layout.modulus);
-        } else {
-            at += layout.modulus;
+    // Blocks first, from the start of each gap on; then bitmaps in what is left.
+    for (len, wanted) in
+        [(layout.extent_len, beyond(false)), (layout.bitmap_len, beyond(true))]
+    {
+        let mut at = layout.remainder;
+        let mut found = 0;
+        while found < wanted && at + len <= end {
+            let range = at..at + len;
+            if taken.iter().all(|t| t.end <= range.start || range.end <= t.start) {
+                found += 1;
+                taken.push(range);
+                at += len.next_multiple_of(layout.modulus);
+            } else {
+                at += layout.modulus;
+            }
+        }
+        if found < wanted {
+            return false;
         }
     }
-    count
+    true
 }
 
 /// What the layout is once the plan has been run.
 fn carried_out(layout: &Layout, verdicts: &[Verdict], plan: &Plan) -> Layout {
     let mut extents = live(layout, verdicts);
     for extent in &mut extents {
-        if let Some(m) = plan.moves.iter().find(|m| m.block == extent.block) {
+        if let Some(m) = plan.moves.iter().find(|m| m.piece == extent.piece) {
             extent.place = m.to;
         }
     }
     extents.sort_by_key(|e| e.place);
-    Layout { extents, file_len: plan.file_len_after, ..layout.clone() }
+    let partial =
+        layout.partial.iter().copied().filter(|b| stays(*b, verdicts)).collect();
+    Layout { extents, partial, file_len: plan.file_len_after, ..layout.clone() }
 }

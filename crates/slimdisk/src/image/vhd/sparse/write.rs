@@ -19,7 +19,7 @@
 use super::SparseVhd;
 use crate::error::{Error, Kind, Result};
 use crate::image::vhd::raw::{FOOTER_LEN, Footer, SECTOR, UNUSED};
-use crate::image::{Extent, GuestWrite, Layout};
+use crate::image::{Extent, GuestWrite, Layout, Piece};
 use crate::storage::read_struct;
 use zerocopy::IntoBytes;
 
@@ -40,7 +40,8 @@ impl SparseVhd {
     /// The layout as far as the last block counts.
     fn layout_of_end(&self) -> Layout {
         let last = self.sparse.table.allocated().max_by_key(|(_, place)| *place);
-        let last = last.map(|(block, place)| Extent { place, block });
+        let last =
+            last.map(|(block, place)| Extent { place, piece: Piece::Block(block) });
         self.layout_of(last.into_iter().collect())
     }
 
