@@ -1,5 +1,5 @@
-//! Images: small sound VHDs, changed in places the input chooses, their checksums
-//! mended if it says so, or the fuzzer would never get past them.
+//! Images: small sound VHDs and VHDXs, changed in places the input chooses, their
+//! checksums mended if it says so, or the fuzzer would never get past them.
 //!
 //! What must hold, whatever the bytes:
 //!
@@ -27,12 +27,13 @@ use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use slimdisk::Kind;
 use slimdisk::compact::{Verdict, plan, run};
-use slimdisk::image::{FORMATS, Finding, Format, Image, Layout, Severity};
+use slimdisk::image::{Extent, FORMATS, Finding, Format, Image, Layout, Severity};
 use slimdisk::storage::Meter;
 use slimdisk_fuzz::edits::{Choices, edit, mend, put};
 use slimdisk_fuzz::faults::{Call, Fault, Faulty, MemFile};
 use slimdisk_fuzz::support::Noise;
 use slimdisk_fuzz::vhd_model::{Shape, read_strictly};
+use slimdisk_fuzz::vhdx_model;
 
 fn build(input: &mut Choices<'_>) -> Vec<u8> {
     let seed = u64::from(input.byte()) << 8 | u64::from(input.byte());
@@ -62,42 +63,105 @@ fn build(input: &mut Choices<'_>) -> Vec<u8> {
     file
 }
 
+/// A VHDX with an empty log (those that are not have a target of their own).
+fn build_vhdx(input: &mut Choices<'_>) -> Vec<u8> {
+    let seed = u64::from(input.byte()) << 8 | u64::from(input.byte());
+    let mut shape = vhdx_model::Shape::random(&mut Noise::new(seed));
+    shape.block_mib = 1;
+    shape.order.truncate(6);
+    let (pages, places) = shape.build(&[]);
+    let mut file = pages.bytes();
+    let len = file.len() as u64;
+    for _ in 0..input.below(10) {
+        let value = match input.byte() % 4 {
+            0 => 1 << 20 | u64::from(input.byte()),
+            1 => u64::from(input.byte()) << 20 | u64::from(input.byte() % 8),
+            _ => input.number(len),
+        };
+        let bytes = &value.to_le_bytes()[..[1, 2, 4, 8][input.below(4)]];
+        match input.byte() % 8 {
+            0 => put(&mut file, (64 << 10) + input.below(80), bytes),
+            1 => put(&mut file, (128 << 10) + input.below(80), bytes),
+            2 => {
+                let at = input.below(112);
+                put(&mut file, (192 << 10) + at, bytes);
+                put(&mut file, (256 << 10) + at, bytes);
+            }
+            3 => put(&mut file, (256 << 10) + input.below(112), bytes),
+            4 => put(&mut file, places.metadata as usize + input.below(224), bytes),
+            5 => {
+                put(&mut file, places.metadata as usize + 65_536 + input.below(48), bytes)
+            }
+            _ => {
+                let block = input.below(shape.blocks as usize) as u32;
+                let at = places.bat + shape.index(block) * 8;
+                put(&mut file, at as usize, &value.to_le_bytes());
+            }
+        }
+    }
+    let mend = input.byte();
+    for (index, (at, len)) in
+        [(64 << 10, 4096), (128 << 10, 4096), (192 << 10, 65_536), (256 << 10, 65_536)]
+            .into_iter()
+            .enumerate()
+    {
+        if mend & 1 << index == 0 {
+            vhdx_model::seal(&mut file[at..at + len]);
+        }
+    }
+    file
+}
+
 fn worst(findings: &[Finding]) -> Option<Severity> {
     findings.iter().map(|finding| finding.severity).max()
 }
 
 fn check_layout(layout: &Layout, findings: &[Finding]) {
-    let trailer = if worst(findings) == Some(Severity::Damaged) { 0 } else { 511 };
+    // A VHDX has no footer, and its last block may be cut short.
+    let vhdx = layout.trailer_len == 0;
+    let trailer =
+        if vhdx || worst(findings) == Some(Severity::Damaged) { 0 } else { 511 };
     let mut reached = 0;
     for extent in &layout.extents {
-        let end = extent.place + layout.extent_len;
+        let end = layout.range_of(extent).end;
         assert!(reached <= extent.place, "blocks on each other: {layout:?}");
         assert!(!layout.reserved.intersects(&(extent.place..end)), "{layout:?}");
-        assert!(end + trailer <= layout.file_len, "{layout:?}");
+        let there = if vhdx { extent.place + 1 } else { end };
+        assert!(there + trailer <= layout.file_len, "{layout:?}");
         reached = end;
     }
-    assert!(
-        layout.end_of_data() <= layout.file_len,
-        "a table beyond the end: {layout:?}"
-    );
+    let table_end = layout.reserved.iter().map(|range| range.end).max();
+    assert!(table_end <= Some(layout.file_len), "a table beyond the end: {layout:?}");
+    assert!(vhdx || layout.end_of_data() <= layout.file_len, "{layout:?}");
 }
 
 /// The blocks with what lies in their places.
 fn places<'a>(file: &'a [u8], layout: &Layout) -> HashMap<u32, &'a [u8]> {
-    let part = |at: u64| &file[at as usize..(at + layout.extent_len) as usize];
-    layout.extents.iter().map(|extent| (extent.block, part(extent.place))).collect()
+    let part = |at: u64| {
+        let end = (at + layout.extent_len) as usize;
+        &file[at as usize..end.min(file.len())]
+    };
+    let placed = |extent: &Extent| Some((extent.piece.block()?, part(extent.place)));
+    layout.extents.iter().filter_map(placed).collect()
+}
+
+/// Whether two blocks hold the same; what one lacks of its end is zeros.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    let both = a.len().min(b.len());
+    a[..both] == b[..both] && a[both..].iter().chain(&b[both..]).all(|byte| *byte == 0)
 }
 
 /// The guest's view and the blocks are the same bytes.
 fn check_guest(image: &dyn Image, layout: &Layout, block_size: u64) {
     for extent in layout.extents.iter().take(8) {
-        let at = u64::from(extent.block) * block_size;
+        let Some(number) = extent.piece.block() else { continue };
+        let at = u64::from(number) * block_size;
         let Some(len) = image.len().checked_sub(at) else { continue };
         let mut guest = vec![0; len.min(block_size) as usize];
         let mut block = guest.clone();
         image.read_at(at, &mut guest).expect("inside the disk");
-        image.read_block(extent.block, 0, &mut block).expect("inside the block");
-        assert!(guest == block, "block {} reads differently", extent.block);
+        image.read_block(number, 0, &mut block).expect("inside the block");
+        assert!(guest == block, "block {number} reads differently");
     }
     assert!(image.read_at(image.len(), &mut [0]).is_err());
 }
@@ -135,7 +199,9 @@ fn check_format(format: &dyn Format, file: &[u8], input: &mut Choices<'_>) {
     let mut noise = Noise::new(a << 8 | b);
     let mut verdicts = vec![Verdict::Absent; judged as usize];
     for extent in &layout.extents {
-        if let Some(verdict) = verdicts.get_mut(extent.block as usize) {
+        if let Some(block) = extent.piece.block()
+            && let Some(verdict) = verdicts.get_mut(block as usize)
+        {
             *verdict = match noise.below(2 + u64::from(a % 8)) {
                 0 => Verdict::Free,
                 1 => Verdict::Zero,
@@ -190,9 +256,9 @@ fn compact(
     let (old, new) = (places(file, layout), places(&after, &new_layout));
     for (block, bytes) in &old {
         match new.get(block) {
-            Some(found) => assert!(found == bytes, "block {block} has changed"),
+            Some(found) => assert!(same(found, bytes), "block {block} has changed"),
             None => assert!(
-                plan.release.binary_search(block).is_ok(),
+                plan.release.iter().any(|gone| gone.block() == Some(*block)),
                 "block {block} is lost"
             ),
         }
@@ -201,7 +267,7 @@ fn compact(
     if !done.is_ok_and(|done| !done.stopped) {
         return;
     }
-    assert_eq!(new.len(), old.len() - plan.release.len());
+    assert_eq!(new.len(), old.len() - plan.blocks_released());
     assert_eq!(after.len() as u64, plan.file_len_after);
     if worst(findings) != Some(Severity::Damaged) || after.len() < file.len() {
         assert!(worst(&left) < Some(Severity::Damaged), "{left:?}");
@@ -225,7 +291,10 @@ fn repair(format: &dyn Format, file: &[u8], layout: &Layout) {
     let after = storage.bytes();
     let new_layout =
         format.open(storage).expect("a sound image").layout().expect("dynamic");
-    assert!(places(file, layout) == places(&after, &new_layout), "a block has changed");
+    let (old, new) = (places(file, layout), places(&after, &new_layout));
+    let kept =
+        old.iter().all(|(block, was)| new.get(block).is_some_and(|is| same(was, is)));
+    assert!(kept && old.len() == new.len(), "a block has changed");
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -233,6 +302,7 @@ fuzz_target!(|data: &[u8]| {
     // A few inputs are the file itself.
     let file = match input.byte() {
         0xFF => data[1..].to_vec(),
+        0xC0..0xFF => build_vhdx(&mut input),
         _ => build(&mut input),
     };
     for format in FORMATS {

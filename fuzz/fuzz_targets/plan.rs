@@ -8,19 +8,27 @@
 //! verdicts than blocks, a file that ends a byte early.
 #![no_main]
 
+use std::collections::BTreeSet;
+
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use slimdisk::compact::Verdict;
-use slimdisk::image::{Extent, Layout};
+use slimdisk::image::{Extent, Layout, Piece};
 use slimdisk::ranges::Ranges;
 
 const SECTOR: u64 = 512;
 
 fn case(input: &mut Unstructured<'_>) -> arbitrary::Result<(Layout, Vec<Verdict>)> {
     let mut below = |n: u8| Ok(u64::from(input.arbitrary::<u8>()? % n));
-    let extent_len = (1 + below(20)?) * SECTOR;
+    let mut extent_len = (1 + below(20)?) * SECTOR;
     let modulus = [1, 1, 2, 3, 8, 16][below(6)? as usize] * SECTOR;
-    let remainder = below(16)? * SECTOR % modulus;
+    let mut remainder = below(16)? * SECTOR % modulus;
+    // To how many blocks there is a bitmap with a place of its own.
+    let chunk_blocks = [0, 0, 1, 2, 3, 16][below(6)? as usize];
+    if chunk_blocks > 0 {
+        (extent_len, remainder) = (extent_len.next_multiple_of(modulus), 0);
+    }
+    let bitmap_len = if chunk_blocks > 0 { modulus } else { 0 };
     let end_modulus = [1, modulus, 8 * SECTOR][below(3)? as usize].max(SECTOR);
     let trailer_len = below(3)? * SECTOR;
     let shuffle = below(128)? as u32;
@@ -34,6 +42,7 @@ fn case(input: &mut Unstructured<'_>) -> arbitrary::Result<(Layout, Vec<Verdict>
     // By number, not by place; a block that has no verdict is live.
     let mut verdicts = vec![Verdict::Absent; 128];
     let mut number = 0;
+    let (mut bitmaps, mut maybe_partial) = (BTreeSet::new(), BTreeSet::new());
     while !input.is_empty() && number < 96 {
         let [gap, choice]: [u8; 2] = input.arbitrary()?;
         if choice & 0x0C == 0x0C {
@@ -45,9 +54,19 @@ fn case(input: &mut Unstructured<'_>) -> arbitrary::Result<(Layout, Vec<Verdict>
             at += u64::from(gap % 48) * SECTOR;
         }
         at += (remainder + modulus - at % modulus) % modulus;
-        extents.push(Extent { place: at, block: number ^ shuffle });
+        let block = number ^ shuffle;
+        if chunk_blocks > 0 && gap & 3 == 3 {
+            // That of the block, or one of others.
+            let chunk = (block + u32::from(gap & 4)) / chunk_blocks;
+            if bitmaps.insert(chunk) {
+                extents.push(Extent { place: at, piece: Piece::Bitmap(chunk) });
+                at += bitmap_len;
+            }
+        }
+        extents.push(Extent { place: at, piece: Piece::Block(block) });
         at += extent_len;
-        verdicts[(number ^ shuffle) as usize] = match choice & 3 {
+        maybe_partial.extend((gap & 8 > 0).then_some(block));
+        verdicts[block as usize] = match choice & 3 {
             0 => Verdict::Free,
             1 => Verdict::Zero,
             _ => Verdict::Live,
@@ -55,9 +74,16 @@ fn case(input: &mut Unstructured<'_>) -> arbitrary::Result<(Layout, Vec<Verdict>
         number += 1;
     }
     verdicts.truncate(128 - unjudged * 40);
+    // A block without the bitmap of its chunk is not one in part.
+    let with_bitmap =
+        |block: &u32| chunk_blocks > 0 && bitmaps.contains(&(block / chunk_blocks));
+    let partial = maybe_partial.into_iter().filter(with_bitmap).collect();
     let mut layout = Layout {
         extents,
         extent_len,
+        bitmap_len,
+        chunk_blocks,
+        partial,
         modulus,
         remainder,
         reserved,

@@ -18,6 +18,8 @@ mod noise;
 pub mod planner;
 #[path = "../../crates/slimdisk/tests/it/vhd_model.rs"]
 pub mod vhd_model;
+#[path = "../../crates/slimdisk/tests/it/vhdx_model.rs"]
+pub mod vhdx_model;
 pub mod volume;
 
 /// Where the models look for noise.
