@@ -288,6 +288,9 @@ fn run_on(
         report.blocks = planned;
     }
     report.blocks.moved = done.moved as u64;
+    if done.replayed {
+        report.notes.push("the log was replayed for good".to_owned());
+    }
     if done.stopped {
         return Ok(Outcome::Cancelled);
     }

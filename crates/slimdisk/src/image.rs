@@ -535,6 +535,12 @@ pub trait Image: ReadAt {
         false
     }
 
+    /// Carries out for good what a log in the file still asks for; whether one did.
+    /// Durable when it returns.
+    fn replay(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Is told before the first verb after which the guest reads other bytes than
     /// before, in free space say, so that the disk gets another identity where the
     /// format asks for that.

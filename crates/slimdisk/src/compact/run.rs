@@ -1,9 +1,9 @@
 //! Carrying a plan out. Decides nothing.
 //!
-//! First all releases (table, flush), then rounds of (copy a batch, flush, table,
-//! flush), then the trailing structure, flush, cut. Between any two of these the
-//! file is a sound image; stopping is stopping between rounds and cutting what
-//! has been reached.
+//! First what a log in the file still asks for, then all releases (table, flush), then
+//! rounds of (copy a batch, flush, table, flush), then the trailing structure, flush,
+//! cut. Between any two of these the file is a sound image; stopping is stopping between
+//! rounds and cutting what has been reached.
 
 use std::ops::ControlFlow;
 
@@ -23,6 +23,8 @@ pub struct Done {
     pub released: usize,
     /// Blocks moved.
     pub moved: usize,
+    /// Whether a log was replayed.
+    pub replayed: bool,
     /// Whether it was stopped before the plan's end.
     pub stopped: bool,
 }
@@ -34,8 +36,10 @@ pub fn run(
     round: u64,
     hook: &mut Hook<'_>,
 ) -> Result<Done> {
-    let mut done = Done { released: 0, moved: 0, stopped: false };
+    let mut done = Done { released: 0, moved: 0, replayed: false, stopped: false };
     if plan.is_empty() {
+        image.still_exclusive()?;
+        done.replayed = image.replay()?;
         return Ok(done);
     }
     if let Some(layout) = image.layout() {
@@ -46,6 +50,7 @@ pub fn run(
         return Ok(Done { stopped: true, ..done });
     }
     image.still_exclusive()?;
+    done.replayed = image.replay()?;
     if plan.changes_content {
         image.content_will_change()?;
     }

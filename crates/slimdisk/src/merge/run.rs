@@ -90,6 +90,9 @@ pub fn run(
     hook: &mut Hook<'_>,
 ) -> Result<()> {
     parent.writable()?;
+    parent.still_exclusive()?;
+    // Maybe there is nothing to write, and nothing else that would do it.
+    parent.replay()?;
     let mut pair = Pair::Written { child, parent, announced: false };
     walk(&mut pair, round, done, hook)?;
     // What a newcomer appended must not be cut off.

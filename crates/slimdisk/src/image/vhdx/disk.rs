@@ -358,6 +358,16 @@ impl Image for VhdxDisk {
         self.attempt(|image| image.write_sectors(writes))
     }
 
+    fn replay(&mut self) -> Result<bool> {
+        if !self.structures.headers.has_log() || self.begun {
+            return Ok(false);
+        }
+        self.loggable()?;
+        self.attempt(|image| {
+            image.structures.put_in_order(&*image.file, false).map(|()| true)
+        })
+    }
+
     fn content_will_change(&mut self) -> Result<()> {
         self.tell_of_new_content()
     }

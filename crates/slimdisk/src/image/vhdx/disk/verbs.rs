@@ -48,10 +48,10 @@ impl VhdxDisk {
     /// Changes the file. Once that has failed, what is known here and what is in the file
     /// may differ, and acting on it could cut a block off: only opening the file anew
     /// helps then.
-    pub(super) fn attempt(
+    pub(super) fn attempt<T>(
         &mut self,
-        verb: impl FnOnce(&mut Self) -> Result<()>,
-    ) -> Result<()> {
+        verb: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
         if self.failed {
             return Err(Error::new(
                 Kind::Unexpected,
@@ -59,9 +59,9 @@ impl VhdxDisk {
             ));
         }
         self.failed = true;
-        verb(self)?;
+        let done = verb(self)?;
         self.failed = false;
-        Ok(())
+        Ok(done)
     }
 
     /// Has the headers tell, before the next change, that the guest's bytes are others.
