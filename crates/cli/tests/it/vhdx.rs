@@ -208,7 +208,11 @@ fn a_vhdx_killed_or_interrupted_at_random_moments_goes_on() {
     let mut noise = Noise::new(std::process::id().into());
     let (mut killed, mut midway, mut in_use, mut stopped) = (0, 0, 0, 0);
     let rounds = if std::env::var_os("SLIMDISK_LONG").is_some() { 80 } else { 20 };
-    for round in 0..rounds {
+    for round in 0..100 {
+        // On a busy machine the moments may need some luck.
+        if round >= rounds && killed >= 4 && midway >= 2 {
+            break;
+        }
         copy();
         let kills = round % 4 != 0;
         if kills {
