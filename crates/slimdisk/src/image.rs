@@ -14,6 +14,7 @@
 pub mod check;
 pub mod new;
 pub mod parent;
+mod sector_bitmap;
 pub mod vhd;
 pub mod vhdx;
 

@@ -23,7 +23,6 @@ mod parent_locator;
 mod raw;
 mod region;
 mod rules;
-mod sector_bitmap;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;

@@ -12,10 +12,10 @@ use zerocopy::IntoBytes;
 
 use super::inspect::{Sparse, Structures};
 use super::raw::{DISK_TYPE_DIFFERENCING, FOOTER_LEN, Footer, SECTOR};
-use super::sector_bitmap::SectorBitmaps;
 use super::{ALIGNMENT, EPOCH, facts, not_saved, parent_locator};
 use crate::error::{Error, Kind, Result};
 use crate::image::parent::{ParentLink, ParentNames, id_text, without_parent};
+use crate::image::sector_bitmap::SectorBitmaps;
 use crate::image::{
     Extent, Facts, GuestWrite, Image, ImageType, Layout, Move, Release, check_writes,
     wrong_type,
@@ -410,7 +410,7 @@ impl Image for SparseVhd {
         match self.sparse.table.place(block) {
             Some(place) if !self.is_differencing() => {
                 let size = self.sparse.block_size;
-                let bits = self.bitmaps.get(&self.file, block, place, size, |_| true)?;
+                let bits = self.bitmaps.get(block, || self.bitmap_at(place))?;
                 Ok(bits.own_bytes().gaps(0..size))
             }
             _ => Ok(Ranges::new()),

@@ -13,11 +13,16 @@ use zerocopy::little_endian::U64;
 
 use super::raw::{MIB, PAGE};
 use crate::error::Result;
+use crate::image::sector_bitmap::BitOrder;
 use crate::image::{Extent, Piece};
 use crate::storage::ReadAt;
 
 /// Entries in a page, the unit in which the table is logged and written.
 pub const PER_PAGE: usize = 512;
+
+/// Which bit of a byte of a sector bitmap is the first of its eight sectors. Source:
+/// [MS-VHDX] 2.4.
+pub const BIT_ORDER: BitOrder = BitOrder::LeastFirst;
 
 /// How much of the table is read at once, in bytes.
 const PIECE: u64 = 1 << 20;

@@ -14,9 +14,9 @@ use super::inspect::Structures;
 use super::log::overlay::Replayed;
 use super::log::writer::LogWriter;
 use super::raw::{MIB, in_text_order};
-use super::sector_bitmap::SectorBitmaps;
 use crate::error::{Error, Kind, Result};
 use crate::image::parent::{ParentLink, ParentNames, id_text, without_parent};
+use crate::image::sector_bitmap::SectorBitmaps;
 use crate::image::{
     Facts, GuestWrite, Image, ImageType, Layout, Move, Release, check_writes, wrong_type,
 };

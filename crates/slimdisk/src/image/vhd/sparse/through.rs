@@ -4,24 +4,40 @@
 use std::ops::Range;
 
 use super::SparseVhd;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::parent::without_parent;
-use crate::image::vhd::sector_bitmap::SectorBitmap;
+use crate::image::sector_bitmap::SectorBitmap;
+use crate::image::vhd::raw::SECTOR;
+use crate::image::vhd::sector_bitmap::BIT_ORDER;
 use crate::storage::{ReadAt, Section};
 
 impl SparseVhd {
     /// The bitmap of a block that lies at `place`.
     pub(super) fn bitmap(&self, block: u32, place: u64) -> Result<SectorBitmap> {
-        let size = self.sparse.block_size;
-        self.bitmaps.get(&self.file, block, place, size, |bitmap| {
+        self.bitmaps.get(block, || {
+            let bitmap = self.bitmap_at(place)?;
             // Tapdisk reads no bitmap of a block that the batmap calls full.
-            match &self.sparse.batmap {
-                Some(batmap) if batmap.claims(block) && batmap.is_sound() => {
-                    bitmap.uniform() == Some(true)
-                }
-                _ => true,
+            if let Some(batmap) = &self.sparse.batmap
+                && batmap.claims(block)
+                && batmap.is_sound()
+                && bitmap.uniform() != Some(true)
+            {
+                return Err(Error::invalid(format!(
+                    "the batmap says that all sectors of block {block} are here, its \
+                     sector bitmap says that some are the parent's"
+                ))
+                .at(place));
             }
+            Ok(bitmap)
         })
+    }
+
+    /// What the bitmap at `place` says, whatever else is said of its block.
+    pub(super) fn bitmap_at(&self, place: u64) -> Result<SectorBitmap> {
+        let len = self.sparse.block_size / SECTOR / 8;
+        let mut bits = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.file.read_at(place, &mut bits)?;
+        Ok(SectorBitmap::new(bits, BIT_ORDER, SECTOR))
     }
 
     /// Where the byte `at` of the disk comes from (its place in this file, or `None`

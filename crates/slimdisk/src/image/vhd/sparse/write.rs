@@ -19,6 +19,7 @@
 use super::SparseVhd;
 use crate::error::{Error, Kind, Result};
 use crate::image::vhd::raw::{FOOTER_LEN, Footer, SECTOR, UNUSED};
+use crate::image::vhd::sector_bitmap::BIT_ORDER;
 use crate::image::{Extent, GuestWrite, Layout, Piece};
 use crate::storage::read_struct;
 use zerocopy::IntoBytes;
@@ -218,12 +219,7 @@ impl SparseVhd {
 fn set_bits(bits: &mut [u8], parts: &[(u64, &[u8])]) {
     for (start, bytes) in parts {
         let end = (start + bytes.len() as u64).div_ceil(SECTOR);
-        for sector in start / SECTOR..end {
-            let byte = usize::try_from(sector / 8).ok().and_then(|i| bits.get_mut(i));
-            if let Some(byte) = byte {
-                *byte |= 0x80 >> (sector % 8);
-            }
-        }
+        BIT_ORDER.set(bits, start / SECTOR..end);
     }
 }
 

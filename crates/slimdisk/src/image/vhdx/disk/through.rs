@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::VhdxDisk;
 use crate::error::{Error, Kind, Result};
 use crate::image::parent::without_parent;
-use crate::image::vhdx::bat::State;
-use crate::image::vhdx::sector_bitmap::SectorBitmap;
+use crate::image::sector_bitmap::SectorBitmap;
+use crate::image::vhdx::bat::{BIT_ORDER, State};
 use crate::storage::ReadAt;
 
 /// Where bytes of the disk come from.
@@ -22,12 +22,13 @@ impl VhdxDisk {
     /// The bits of a block that is partially present.
     pub(super) fn bitmap(&self, block: u32) -> Result<SectorBitmap> {
         let bat = &self.structures.bat;
-        let sector = u64::from(self.structures.metadata.logical_sector);
-        // 32 bytes at least: the smallest block has 256 of the largest sectors.
-        let len = self.block_size() / sector / 8;
-        let within = u64::from(bat.within_chunk(block)) * len;
-        let at = bat.bitmap(bat.chunk(block)).place() + within;
-        self.bitmaps.get(&self.seen(), block, at, len, sector)
+        let at = bat.bitmap(bat.chunk(block)).place() + self.bits_at(block);
+        self.bitmaps.get(block, || {
+            let mut bits = vec![0; usize::try_from(self.bits_len()).unwrap_or(0)];
+            self.seen().read_at(at, &mut bits)?;
+            let sector = u64::from(self.structures.metadata.logical_sector);
+            Ok(SectorBitmap::new(bits, BIT_ORDER, sector))
+        })
     }
 
     /// Where the byte `at` of the disk comes from, and how far up to `end` all that

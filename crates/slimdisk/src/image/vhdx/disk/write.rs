@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use super::VhdxDisk;
 use crate::error::{Error, Kind, Result};
 use crate::image::parent::without_parent;
-use crate::image::vhdx::bat::{BITMAP_PRESENT, Entry, Owner, State};
+use crate::image::vhdx::bat::{BIT_ORDER, BITMAP_PRESENT, Entry, Owner, State};
 use crate::image::vhdx::log::LAST_OFFSET;
 use crate::image::vhdx::log::overlay::write_zeros;
 use crate::image::vhdx::log::writer::MOST_PAGES;
@@ -246,13 +246,7 @@ impl VhdxDisk {
             };
             for (start, bytes) in &block.parts {
                 let end = start + bytes.len() as u64;
-                for number in start / sector..end / sector {
-                    let byte =
-                        usize::try_from(number / 8).ok().and_then(|at| bits.get_mut(at));
-                    if let Some(byte) = byte {
-                        *byte |= 1 << (number % 8);
-                    }
-                }
+                BIT_ORDER.set(&mut bits, start / sector..end / sector);
             }
             if bits.iter().any(|byte| *byte != 0xFF) {
                 block.after = Entry::PARTIALLY.at(block.after.place());
@@ -262,13 +256,14 @@ impl VhdxDisk {
         Ok(())
     }
 
-    /// How many bytes of a sector bitmap are of one block.
-    fn bits_len(&self) -> u64 {
+    /// How many bytes of a sector bitmap are of one block: 32 at least, for the smallest
+    /// block has 256 of the largest sectors.
+    pub(super) fn bits_len(&self) -> u64 {
         self.block_size() / u64::from(self.structures.metadata.logical_sector) / 8
     }
 
     /// Where in its sector bitmap the bits of a block lie.
-    fn bits_at(&self, block: u32) -> u64 {
+    pub(super) fn bits_at(&self, block: u32) -> u64 {
         u64::from(self.structures.bat.within_chunk(block)) * self.bits_len()
     }
 
