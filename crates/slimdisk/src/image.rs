@@ -620,6 +620,18 @@ pub trait Image: ReadAt {
     fn still_exclusive(&self) -> Result<()>;
 }
 
+/// Reads from `at` on; what lies behind the end is zeros: that of a parent which is
+/// smaller than its child, or of a disk that ends in the middle of a block.
+pub(crate) fn read_padded(from: &dyn ReadAt, at: u64, buf: &mut [u8]) -> Result<()> {
+    let there = from.len().saturating_sub(at).min(buf.len() as u64);
+    let (inside, beyond) = buf.split_at_mut(usize::try_from(there).unwrap_or(0));
+    if !inside.is_empty() {
+        from.read_at(at, inside)?;
+    }
+    beyond.fill(0);
+    Ok(())
+}
+
 /// Fails unless `writes` ascend, do not overlap, and are whole sectors of a disk of
 /// `size` bytes, but for the last if the disk ends in the middle of it.
 pub(crate) fn check_writes(writes: &[GuestWrite], size: u64) -> Result<()> {

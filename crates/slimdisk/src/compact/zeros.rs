@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{Hook, Phase, Progress};
 use crate::error::{Error, Kind, Result};
-use crate::image::Image;
+use crate::image::{Image, read_padded};
 use crate::ranges::Ranges;
 
 /// One block and the parts of it that must be zero, or the parent's, relative to its
@@ -225,7 +225,7 @@ impl Child<'_> {
                 zero = zero && is_zero(read);
                 same = same && (zero || self.alike == Alike::Any);
                 if same {
-                    self.read_parent(start + at, shown)?;
+                    read_padded(self.parent, start + at, shown)?;
                     same = read == shown;
                 }
                 if !(same || zero && can_be_zeros) {
@@ -267,19 +267,6 @@ impl Child<'_> {
             }
         }
         Ok(true)
-    }
-
-    /// What the parent shows; behind its end, zeros.
-    fn read_parent(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-        let len = buf.len();
-        let there = self.parent.len().saturating_sub(at);
-        let there = usize::try_from(there).unwrap_or(len).min(len);
-        let (inside, beyond) = buf.split_at_mut(there);
-        if !inside.is_empty() {
-            self.parent.read_at(at, inside)?;
-        }
-        beyond.fill(0);
-        Ok(())
     }
 }
 

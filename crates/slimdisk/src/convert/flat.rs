@@ -4,7 +4,9 @@
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::image::{Facts, Image, ImageType, Layout, Move, Release, wrong_type};
+use crate::image::{
+    Facts, Image, ImageType, Layout, Move, Release, read_padded, wrong_type,
+};
 use crate::storage::ReadAt;
 
 /// The disk of an image, divided into blocks of the new image's size; behind its end
@@ -74,11 +76,7 @@ impl Image for Flat<'_> {
 
     fn read_block(&self, block: u32, offset: u64, buf: &mut [u8]) -> Result<()> {
         let at = u64::from(block) * self.block_size + offset;
-        let there = self.disk.len().saturating_sub(at);
-        let there = usize::try_from(there).unwrap_or(usize::MAX).min(buf.len());
-        let (inside, beyond) = buf.split_at_mut(there);
-        beyond.fill(0);
-        if inside.is_empty() { Ok(()) } else { self.disk.read_at(at, inside) }
+        read_padded(self.disk, at, buf)
     }
 
     fn next_data_in_block(&self, block: u32, offset: u64) -> Result<Option<Range<u64>>> {

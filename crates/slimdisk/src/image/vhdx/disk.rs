@@ -84,18 +84,6 @@ impl VhdxDisk {
         self.structures.metadata.leave_blocks_allocated
     }
 
-    /// Reads from `at` of the file on; what the file lacks of its last block is zeros.
-    fn read_file(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-        let seen = self.seen();
-        let there = seen.len().saturating_sub(at).min(buf.len() as u64);
-        let (front, beyond) = buf.split_at_mut(usize::try_from(there).unwrap_or(0));
-        if !front.is_empty() {
-            seen.read_at(at, front)?;
-        }
-        beyond.fill(0);
-        Ok(())
-    }
-
     /// The first range of the file from `at` on, and before `end`, that may hold
     /// anything but zeros; counted from `at`.
     fn next_data_in_file(&self, at: u64, end: u64) -> Result<Option<Range<u64>>> {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::SparseVhd;
 use crate::error::{Error, Result};
 use crate::image::parent::without_parent;
+use crate::image::read_padded;
 use crate::image::sector_bitmap::SectorBitmap;
 use crate::image::vhd::raw::SECTOR;
 use crate::image::vhd::sector_bitmap::BIT_ORDER;
@@ -75,16 +76,9 @@ impl SparseVhd {
             let (own, end) = self.run_at(at, at + buf.len() as u64)?;
             let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(buf.len());
             let (part, rest) = buf.split_at_mut(len);
-            if let Some(place) = own {
-                self.file.read_at(place, part)?;
-            } else {
-                let there = parent.len().saturating_sub(at);
-                let there = usize::try_from(there).unwrap_or(usize::MAX).min(len);
-                let (shown, beyond) = part.split_at_mut(there);
-                if !shown.is_empty() {
-                    parent.read_at(at, shown)?;
-                }
-                beyond.fill(0);
+            match own {
+                Some(place) => self.file.read_at(place, part)?,
+                None => read_padded(parent, at, part)?,
             }
             buf = rest;
             at = end;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::VhdxDisk;
 use crate::error::{Error, Kind, Result};
 use crate::image::parent::without_parent;
+use crate::image::read_padded;
 use crate::image::sector_bitmap::SectorBitmap;
 use crate::image::vhdx::bat::{BIT_ORDER, State};
 use crate::storage::ReadAt;
@@ -77,24 +78,17 @@ impl VhdxDisk {
             let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(buf.len());
             let (part, rest) = buf.split_at_mut(len);
             match source {
-                Source::Here(place) => self.read_file(place, part)?,
+                // The file may end in the middle of its last block.
+                Source::Here(place) => read_padded(&self.seen(), place, part)?,
                 Source::Zeros => part.fill(0),
-                Source::Parent => self.read_parent(at, part)?,
+                Source::Parent => {
+                    let parent = self.parent.as_ref().ok_or_else(without_parent)?;
+                    read_padded(parent, at, part)?;
+                }
             }
             buf = rest;
             at = end;
         }
-        Ok(())
-    }
-
-    fn read_parent(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-        let parent = self.parent.as_ref().ok_or_else(without_parent)?;
-        let there = parent.len().saturating_sub(at).min(buf.len() as u64);
-        let (shown, beyond) = buf.split_at_mut(usize::try_from(there).unwrap_or(0));
-        if !shown.is_empty() {
-            parent.read_at(at, shown)?;
-        }
-        beyond.fill(0);
         Ok(())
     }
 
