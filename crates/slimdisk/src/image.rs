@@ -57,18 +57,14 @@ pub trait Format: Sync {
     /// The extensions that its files usually have, without the dot.
     fn extensions(&self) -> &'static [&'static str];
 
-    /// The identity of the disk that the file names as its parent, if it is a sound
-    /// differencing image as far as its headers tell; reads nothing else.
-    fn parent_id(&self, file: &dyn ReadAt) -> Option<[u8; 16]>;
+    /// The identities that the disk may have which the file names as its parent; none
+    /// unless it is a sound differencing image as far as its headers tell. Reads nothing
+    /// else.
+    fn parent_ids(&self, file: &dyn ReadAt) -> Vec<[u8; 16]>;
 
-    /// The same, with all identities that the parent may have.
-    fn parent_ids(&self, file: &dyn ReadAt) -> Vec<[u8; 16]> {
-        self.parent_id(file).into_iter().collect()
-    }
-
-    /// Whether its differencing images know their parent by an identity that becomes
-    /// another one with the parent's content: then who writes to the parent must tell
-    /// the child, and so needs it for writing, too.
+    /// Whether a disk gets another identity when its guest reads other bytes, so that
+    /// children of what it was before do not take it for that. Then who writes to a
+    /// parent must tell the child, and so needs it for writing, too.
     fn identity_follows_content(&self) -> bool {
         false
     }
@@ -530,10 +526,10 @@ pub trait Image: ReadAt {
         false
     }
 
-    /// Whether the disk gets another identity when the guest reads other bytes, so that
-    /// children of what it was before do not take it for that.
+    /// Whether the disk gets another identity with its content, as all of its
+    /// [format](Format::identity_follows_content) do.
     fn identity_follows_content(&self) -> bool {
-        false
+        format_named(self.facts().format).is_some_and(Format::identity_follows_content)
     }
 
     /// Carries out for good what a log in the file still asks for; whether one did.

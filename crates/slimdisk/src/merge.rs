@@ -276,7 +276,7 @@ impl Merging {
 
     /// Whether the child is written to, too.
     fn child_is_told(&self) -> bool {
-        follows_content(self.child.facts().format)
+        self.child.identity_follows_content()
     }
 
     fn enter(&mut self, done: Done) {
@@ -315,12 +315,6 @@ fn open_child(path: &Path) -> Result<HostFile> {
     // A file that is open already cannot be had alone.
     drop(file);
     HostFile::open_exclusive(path)
-}
-
-fn follows_content(format: &str) -> bool {
-    image::FORMATS
-        .iter()
-        .any(|known| known.name() == format && known.identity_follows_content())
 }
 
 /// The parent as a reader sees it, beside the image that is written to.

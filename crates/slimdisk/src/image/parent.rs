@@ -66,10 +66,15 @@ pub struct ParentLink {
 }
 
 impl ParentLink {
-    /// Whether it leads to the image that has the identity `id`.
+    /// The identities that the parent may have.
+    pub fn ids(&self) -> impl Iterator<Item = [u8; 16]> + use<> {
+        std::iter::once(self.id).chain(self.or_id)
+    }
+
+    /// Whether it leads to the image that has the identity `id`; to none without one.
     #[must_use]
-    pub fn leads_to(&self, id: &[u8; 16]) -> bool {
-        *id == self.id || self.or_id.as_ref() == Some(id)
+    pub fn leads_to(&self, id: Option<[u8; 16]>) -> bool {
+        id.is_some_and(|id| self.ids().any(|known| known == id))
     }
 
     /// A link to the image that has the identity `id`.

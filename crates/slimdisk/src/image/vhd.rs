@@ -146,20 +146,20 @@ impl Format for Vhd {
         &["vhd", "avhd", "vud"]
     }
 
-    fn parent_id(&self, file: &dyn ReadAt) -> Option<[u8; 16]> {
+    fn parent_ids(&self, file: &dyn ReadAt) -> Vec<[u8; 16]> {
         let leading = read_struct::<Footer>(file, 0).ok();
         let trailing = read_trailing(file).ok().flatten().map(|(footer, _)| footer);
+        let id = |footer: Footer| {
+            if footer.disk_type.get() != DISK_TYPE_DIFFERENCING {
+                return None;
+            }
+            let at = footer.data_offset.get();
+            let header: DynamicHeader = read_struct(file, at).ok()?;
+            (header.cookie == HEADER_COOKIE).then_some(header.parent_unique_id)
+        };
         // Either may be the one that somebody goes by.
-        [leading, trailing].into_iter().flatten().filter(Footer::is_sound).find_map(
-            |footer| {
-                if footer.disk_type.get() != DISK_TYPE_DIFFERENCING {
-                    return None;
-                }
-                let at = footer.data_offset.get();
-                let header: DynamicHeader = read_struct(file, at).ok()?;
-                (header.cookie == HEADER_COOKIE).then_some(header.parent_unique_id)
-            },
-        )
+        let footers = [leading, trailing].into_iter().flatten().filter(Footer::is_sound);
+        footers.filter_map(id).take(1).collect()
     }
 
     fn limits(&self) -> RangeInclusive<u64> {

@@ -151,15 +151,8 @@ impl Format for Vhdx {
         true
     }
 
-    fn parent_id(&self, file: &dyn ReadAt) -> Option<[u8; 16]> {
-        locator(file).map(|locator| locator.linkage)
-    }
-
     fn parent_ids(&self, file: &dyn ReadAt) -> Vec<[u8; 16]> {
-        let found = locator(file);
-        found.map_or(Vec::new(), |l| {
-            [Some(l.linkage), l.linkage_2].into_iter().flatten().collect()
-        })
+        locator(file).map_or(Vec::new(), |locator| locator.link().ids().collect())
     }
 }
 

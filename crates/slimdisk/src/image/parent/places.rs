@@ -42,7 +42,7 @@ impl Found {
         let path = &parent.path;
         let file = Arc::new(Meter::new(HostFile::open_exclusive(path)?));
         let again = open(file.clone()).and_then(|image| {
-            if !image.facts().unique_id.is_some_and(|id| link.leads_to(&id)) {
+            if !link.leads_to(image.facts().unique_id) {
                 return Err(Error::new(
                     Kind::ParentMismatch,
                     "another file took the parent's place while it was being opened",
@@ -230,7 +230,7 @@ impl Places {
         let image = open(file.clone()).map_err(|e| e.in_file(path))?;
         let facts = image.facts();
         let found = facts.unique_id.map_or_else(|| "none".to_owned(), |id| id_text(&id));
-        if !facts.unique_id.is_some_and(|id| link.leads_to(&id)) {
+        if !link.leads_to(facts.unique_id) {
             return Err(Error::new(
             Kind::ParentMismatch,
             format!(

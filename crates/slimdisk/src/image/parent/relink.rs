@@ -156,7 +156,7 @@ fn prove(file: &Arc<HostFile>, link: &ParentLink) -> Result<()> {
         ));
     }
     let found = open(file.clone())?.facts().unique_id;
-    if found.is_some_and(|id| link.leads_to(&id)) {
+    if link.leads_to(found) {
         return Ok(());
     }
     Err(Error::new(

@@ -13,6 +13,7 @@ use super::bat::State;
 use super::inspect::Structures;
 use super::log::overlay::Replayed;
 use super::log::writer::LogWriter;
+use super::parent_locator::Locator;
 use super::raw::{MIB, in_text_order};
 use crate::error::{Error, Kind, Result};
 use crate::image::parent::{ParentLink, ParentNames, id_text, without_parent};
@@ -185,12 +186,7 @@ impl Image for VhdxDisk {
     }
 
     fn parent_link(&self) -> Result<Option<ParentLink>> {
-        Ok(self.structures.locator.as_ref().map(|locator| {
-            let mut link = ParentLink::new(locator.linkage, locator.names.clone());
-            link.or_id = locator.linkage_2;
-            link.notes.clone_from(&locator.notes);
-            link
-        }))
+        Ok(self.structures.locator.as_ref().map(Locator::link))
     }
 
     fn set_parent(&mut self, parent: Arc<dyn Image>) -> Result<()> {
@@ -198,9 +194,7 @@ impl Image for VhdxDisk {
             return Err(wrong_type("only a differencing image has a parent"));
         };
         let mismatch = |what: String| Err(Error::new(Kind::ParentMismatch, what));
-        let id = parent.facts().unique_id;
-        let wanted = [Some(locator.linkage), locator.linkage_2];
-        if id.is_none() || !wanted.contains(&id) {
+        if !locator.link().leads_to(parent.facts().unique_id) {
             return mismatch(format!(
                 "the parent is not the disk {} that the image was made from",
                 id_text(&locator.linkage)
@@ -361,10 +355,6 @@ impl Image for VhdxDisk {
     }
 
     fn zeros_hide_parent(&self) -> bool {
-        true
-    }
-
-    fn identity_follows_content(&self) -> bool {
         true
     }
 

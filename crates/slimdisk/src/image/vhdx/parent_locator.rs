@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::raw::{LocatorEntry, LocatorHeader, VHDX_LOCATOR, in_text_order};
 use super::rules::{Findings, error, is_sound, note};
 use crate::error::Result;
-use crate::image::parent::{ParentName, ParentNames, Style, id_text};
+use crate::image::parent::{ParentLink, ParentName, ParentNames, Style, id_text};
 use crate::storage::ReadAt;
 
 pub struct Locator {
@@ -146,6 +146,14 @@ impl Locator {
         // Windows keeps room for one.
         let linkage_2 = id_2.flatten().filter(|id| *id != [0; 16]);
         Some(Locator { linkage: id, linkage_2, names, notes, pairs: raw })
+    }
+
+    /// What the pairs say of the parent.
+    pub fn link(&self) -> ParentLink {
+        let mut link = ParentLink::new(self.linkage, self.names.clone());
+        link.or_id = self.linkage_2;
+        link.notes.clone_from(&self.notes);
+        link
     }
 
     /// The pairs with other values for some keys, or without them; keys that are new come

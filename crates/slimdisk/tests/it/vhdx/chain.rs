@@ -186,7 +186,7 @@ fn the_parent_must_be_the_one_that_was_meant() {
         let set = child.set_parent(Arc::from(boxed(&file)));
         assert_eq!(set.is_ok(), right);
         let link = child.parent_link().unwrap().unwrap();
-        assert_eq!(link.leads_to(&boxed(&file).facts().unique_id.unwrap()), right);
+        assert_eq!(link.leads_to(boxed(&file).facts().unique_id), right);
     }
     let mut whole = boxed(&parent);
     assert_eq!(
@@ -257,9 +257,9 @@ fn unsound_children_are_refused_by_name() {
     assert!(layout.extents.contains(&bitmap));
     assert_eq!((layout.partial, layout.chunk_blocks), (vec![3, 4, 9], 4096));
     // One that the table need not reach is not asked for.
-    assert_eq!(image::vhdx::Vhdx.parent_id(&PageFile::new(file)), {
+    assert_eq!(image::vhdx::Vhdx.parent_ids(&PageFile::new(file)), {
         let parent = boxed(&parent_shape(512).build(&[]).0);
-        parent.facts().unique_id
+        [parent.facts().unique_id.unwrap()]
     });
 }
 
