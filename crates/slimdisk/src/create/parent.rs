@@ -1,9 +1,10 @@
 //! The parent of a disk that is to be made.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::image::parent::written::way;
 use crate::image::parent::{DEEPEST, ParentLookup, open_parents};
 use crate::image::{self, Format, Image, NewParent};
 use crate::storage::HostFile;
@@ -59,49 +60,8 @@ impl Above {
             disk_id: self.image.disk_id(),
             modified: self.modified,
             absolute: self.path.clone(),
-            relative: relative(folder, &self.path),
-        }
-    }
-}
-
-/// The way from a folder to a file, both from the root on and with links followed.
-fn relative(folder: &Path, file: &Path) -> Option<String> {
-    let (mut from, mut to) = (folder.components(), file.components());
-    let mut common = 0;
-    loop {
-        let (rest_from, rest_to) = (from.clone(), to.clone());
-        match (from.next(), to.next()) {
-            (Some(a), Some(b)) if a == b => common += 1,
-            // On another drive.
-            _ if common == 0 => return None,
-            _ => {
-                (from, to) = (rest_from, rest_to);
-                break;
-            }
-        }
-    }
-    let mut path: PathBuf = from.map(|_| Component::ParentDir).collect();
-    path.extend(to);
-    // What is no text is refused where it is written down.
-    Some(path.to_string_lossy().into_owned())
-}
-
-#[cfg(all(test, unix))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ways_between_folders() {
-        for (folder, file, way) in [
-            ("/disks", "/disks/base.vhd", "base.vhd"),
-            ("/disks", "/disks/a/base.vhd", "a/base.vhd"),
-            ("/disks/a/b", "/disks/base.vhd", "../../base.vhd"),
-            ("/a", "/b/base.vhd", "../b/base.vhd"),
-            ("/", "/base.vhd", "base.vhd"),
-            ("/ab", "/a/base.vhd", "../a/base.vhd"),
-        ] {
-            let found = relative(folder.as_ref(), file.as_ref());
-            assert_eq!(found.as_deref(), Some(way), "{folder} {file}");
+            // What is no text is refused where the whole path is written down.
+            relative: way(folder, &self.path),
         }
     }
 }

@@ -68,8 +68,8 @@ pub struct NewParent {
     pub modified: Option<SystemTime>,
     /// Its path from the root on, links followed.
     pub absolute: PathBuf,
-    /// Its path from the new image's folder on, in the manner of this system, if there
-    /// is one.
+    /// Its path from the new image's folder on, with `/` between its parts, if there is
+    /// one that is text.
     pub relative: Option<String>,
 }
 

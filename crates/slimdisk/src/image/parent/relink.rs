@@ -1,11 +1,12 @@
 //! Changing by which names a differencing image knows its parent: it has moved, say, or
 //! has another name. Its identity stays, for without it the child would be another disk.
 
-use std::path::{Component, Path};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::name::{ParentName, Parts, Style};
+use super::written::{file_url, relative_text, way};
 use super::{ParentLink, id_text};
 use crate::error::{Error, Kind, Result};
 use crate::image::{open, wrong_type};
@@ -39,7 +40,7 @@ impl ParentNames {
     #[must_use]
     pub fn windows_relative(&self) -> Option<String> {
         let unix = self.relative.as_ref()?;
-        let text = unix.replace('/', "\\");
+        let text = relative_text(unix).ok()?;
         let same = parts(&text, Style::Windows)? == parts(unix, Style::Unix)?;
         same.then_some(text)
     }
@@ -64,40 +65,12 @@ impl ParentNames {
             true => self.relative.as_ref(),
             false => self.absolute.as_ref().filter(|path| path.starts_with('/')),
         }?;
-        let mut url = "file://".to_owned();
-        for byte in path.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-                url.push(char::from(byte));
-            } else {
-                url += &format!("%{byte:02X}");
-            }
-        }
-        Some(url)
+        Some(file_url(path))
     }
 }
 
 fn parts(text: &str, style: Style) -> Option<Parts> {
     ParentName::new("", text, style).parts()
-}
-
-/// The way from a folder to a file: both absolute, without links in them.
-fn way(folder: &Path, file: &Path) -> Option<String> {
-    let (from, to): (Vec<_>, Vec<_>) =
-        (folder.components().collect(), file.components().collect());
-    let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
-    // Drives and shares have no way to each other.
-    if shared == 0 || !folder.is_absolute() {
-        return None;
-    }
-    let up = from.len() - shared;
-    let mut text = if up == 0 { ".".to_owned() } else { vec![".."; up].join("/") };
-    for part in to.iter().skip(shared) {
-        let Component::Normal(name) = part else { return None };
-        let name = name.to_str().filter(|name| !name.contains('/'))?;
-        text.push('/');
-        text += name;
-    }
-    Some(text)
 }
 
 /// Makes the differencing image at `child` name the image at `parent` as its parent, by

@@ -1,9 +1,30 @@
 //! How the path of a parent is written down in a child: in Windows' manner, whatever
-//! this system's is.
+//! this system's is, or as a URL.
 
 use std::path::{Component, Path};
 
 use crate::error::{Error, Kind, Result};
+
+/// The way from a folder to a file, with `/` between its parts, and with `./` or `../` at
+/// the start: both absolute, without links in them. `None` if there is none that is text.
+pub fn way(folder: &Path, file: &Path) -> Option<String> {
+    let (from, to): (Vec<_>, Vec<_>) =
+        (folder.components().collect(), file.components().collect());
+    let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+    // Drives and shares have no way to each other.
+    if shared == 0 || !folder.is_absolute() {
+        return None;
+    }
+    let up = from.len() - shared;
+    let mut text = if up == 0 { ".".to_owned() } else { vec![".."; up].join("/") };
+    for part in to.iter().skip(shared) {
+        let Component::Normal(name) = part else { return None };
+        let name = name.to_str().filter(|name| !name.contains('/'))?;
+        text.push('/');
+        text += name;
+    }
+    Some(text)
+}
 
 /// A relative path in Windows' manner: `.\base.vhd`, `..\x\base.vhd`.
 pub fn relative_text(path: &str) -> Result<String> {
@@ -40,6 +61,19 @@ pub fn absolute_text(path: &Path) -> Result<String> {
     Ok(written)
 }
 
+/// A path as a URL, all but the plainest characters escaped.
+pub fn file_url(path: &str) -> String {
+    let mut url = "file://".to_owned();
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            url.push(char::from(byte));
+        } else {
+            url += &format!("%{byte:02X}");
+        }
+    }
+    url
+}
+
 /// A path as text.
 pub fn text(path: &Path) -> Result<&str> {
     path.to_str().ok_or_else(|| {
@@ -63,6 +97,27 @@ fn plain(name: &Path) -> Result<&str> {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ways_between_folders() {
+        for (folder, file, there) in [
+            ("/disks", "/disks/base.vhd", "./base.vhd"),
+            ("/disks", "/disks/a/base.vhd", "./a/base.vhd"),
+            ("/disks/a/b", "/disks/base.vhd", "../../base.vhd"),
+            ("/a", "/b/base.vhd", "../b/base.vhd"),
+            ("/", "/base.vhd", "./base.vhd"),
+            ("/ab", "/a/base.vhd", "../a/base.vhd"),
+        ] {
+            let found = way(folder.as_ref(), file.as_ref());
+            assert_eq!(found.as_deref(), Some(there), "{folder} {file}");
+        }
+    }
+
+    #[test]
+    fn paths_are_written_as_a_url() {
+        let url = file_url("/d/my b%\u{e4}se.vhd");
+        assert_eq!(url, "file:///d/my%20b%25%C3%A4se.vhd");
+    }
 
     #[test]
     fn paths_are_written_in_windows_manner() {

@@ -5,12 +5,10 @@
 //! Format". As Windows writes them: little-endian text without a zero at its end, and
 //! the room for it counted in bytes.
 
-use std::path::Path;
-
 use super::ALIGNMENT;
 use crate::error::Result;
 use crate::image::NewParent;
-use crate::image::parent::written::{absolute_text, relative_text, text};
+use crate::image::parent::written::{absolute_text, file_url, relative_text, text};
 
 /// One name as it will lie in the file.
 pub struct NewLocator {
@@ -31,7 +29,7 @@ pub fn locators(parent: &NewParent, start: u64) -> Result<Vec<NewLocator>> {
     names.push((*b"W2ku", utf16_le(&absolute_text(&parent.absolute)?)));
     // A path of this system that is none of Windows'.
     if cfg!(unix) {
-        names.push((*b"MacX", file_url(&parent.absolute)?.into_bytes()));
+        names.push((*b"MacX", file_url(text(&parent.absolute)?).into_bytes()));
     }
     let mut offset = start;
     Ok(names
@@ -52,27 +50,6 @@ pub fn header_name(parent: &NewParent) -> Result<Vec<u16>> {
     Ok(text(name.as_ref())?.encode_utf16().take(255).collect())
 }
 
-/// An absolute Unix path as a URL, all but the plainest characters escaped.
-fn file_url(path: &Path) -> Result<String> {
-    let mut url = "file://".to_owned();
-    for byte in text(path)?.bytes() {
-        match byte {
-            b'a'..=b'z'
-            | b'A'..=b'Z'
-            | b'0'..=b'9'
-            | b'/'
-            | b'-'
-            | b'.'
-            | b'_'
-            | b'~' => {
-                url.push(char::from(byte));
-            }
-            _ => url.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    Ok(url)
-}
-
 fn utf16_le(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
@@ -90,12 +67,6 @@ mod tests {
             absolute: absolute.into(),
             relative: Some(relative.into()),
         }
-    }
-
-    #[test]
-    fn paths_are_written_as_a_url() {
-        let url = file_url("/d/my b%\u{e4}se.vhd".as_ref()).unwrap();
-        assert_eq!(url, "file:///d/my%20b%25%C3%A4se.vhd");
     }
 
     #[test]
