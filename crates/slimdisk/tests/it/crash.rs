@@ -1,104 +1,24 @@
 //! Power cuts at every instant of a run.
 //!
 //! A run is recorded write by write. For each instant the states that a disk may
-//! be in are drawn: everything flushed is there; of what was not flushed any
-//! subset of sectors may be lost, one may be torn between two table entries, and
-//! a cut may have happened before writes that came earlier. Each state is judged
-//! by a reader stricter than the library's own.
+//! be in are drawn (`crate::power_cut`): one sector may be torn between two table
+//! entries, and a cut may have happened before writes that came earlier. Each state
+//! is judged by a reader stricter than the library's own.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use slimdisk::compact::Verdict;
 use slimdisk::compact::plan::plan;
 use slimdisk::compact::run::run;
 use slimdisk::image::{self, Image};
-use slimdisk::storage::{Copied, ReadAt, Storage};
 
 use crate::chain::{content, random_chain, slices};
 use crate::chain_model::read_chain;
 use crate::faults::MemFile;
+use crate::power_cut::{Growth, Op, Recorder, Tear, power_cut};
 use crate::support::Noise;
-use crate::vhd_model::{SECTOR, Shape, read_strictly};
-
-#[derive(Clone)]
-pub enum Op {
-    Write { offset: usize, data: Vec<u8> },
-    SetLen(usize),
-    Flush,
-}
-
-/// A file in memory that remembers everything that was done to it.
-pub struct Recorder {
-    state: Mutex<(Vec<u8>, Vec<Op>)>,
-}
-
-impl Recorder {
-    pub fn new(file: Vec<u8>) -> Self {
-        Recorder { state: Mutex::new((file, Vec::new())) }
-    }
-
-    pub fn ops(&self) -> Vec<Op> {
-        self.state.lock().unwrap().1.clone()
-    }
-
-    pub fn content(&self) -> Vec<u8> {
-        self.state.lock().unwrap().0.clone()
-    }
-}
-
-pub fn apply(file: &mut Vec<u8>, op: &Op) {
-    match op {
-        Op::Write { offset, data } => {
-            if file.len() < offset + data.len() {
-                file.resize(offset + data.len(), 0);
-            }
-            file[*offset..offset + data.len()].copy_from_slice(data);
-        }
-        Op::SetLen(len) => file.resize(*len, 0),
-        Op::Flush => {}
-    }
-}
-
-impl ReadAt for Recorder {
-    fn len(&self) -> u64 {
-        self.state.lock().unwrap().0.len() as u64
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> slimdisk::Result<()> {
-        self.state.lock().unwrap().0.read_at(offset, buf)
-    }
-}
-
-impl Recorder {
-    fn record(&self, op: Op) -> slimdisk::Result<()> {
-        let mut state = self.state.lock().unwrap();
-        apply(&mut state.0, &op);
-        state.1.push(op);
-        Ok(())
-    }
-}
-
-impl Storage for Recorder {
-    fn write_at(&self, offset: u64, data: &[u8]) -> slimdisk::Result<()> {
-        self.record(Op::Write { offset: offset as usize, data: data.to_vec() })
-    }
-
-    fn flush(&self) -> slimdisk::Result<()> {
-        self.record(Op::Flush)
-    }
-
-    fn set_len(&self, len: u64) -> slimdisk::Result<()> {
-        self.record(Op::SetLen(len as usize))
-    }
-
-    fn copy_within(&self, from: u64, to: u64, len: u64) -> slimdisk::Result<Copied> {
-        let mut data = vec![0; len as usize];
-        self.read_at(from, &mut data)?;
-        self.write_at(to, &data)?;
-        Ok(Copied::default())
-    }
-}
+use crate::vhd_model::{Shape, read_strictly};
 
 /// What must hold of a file at any instant: a live block reads the same, one that
 /// may go is gone or as it was, and the strictest reader finds nothing wrong.
@@ -154,7 +74,7 @@ impl Case {
             .filter(|block| verdicts[*block as usize] == Verdict::Zero)
             .collect();
         let before = shape.build(&zero);
-        let recorder = Arc::new(Recorder::new(before.clone()));
+        let recorder = Recorder::new(before.clone());
         compact(recorder.clone(), &verdicts, noise.below(3) + 1);
         let (ops, after) = (recorder.ops(), recorder.content());
         Case { shape, verdicts, before, ops, after }
@@ -170,45 +90,12 @@ impl Case {
 }
 
 /// A state that the disk may be in if power fails after `ops[..at]`.
-fn state_after(before: &[u8], ops: &[Op], at: usize, noise: &mut Noise) -> Vec<u8> {
-    let done = &ops[..at];
-    let flushed =
-        done.iter().rposition(|op| matches!(op, Op::Flush)).map_or(0, |i| i + 1);
-    let mut file = before.to_vec();
-    for op in &done[..flushed] {
-        apply(&mut file, op);
-    }
-    // Lose nearly all, nearly nothing, or half of what is pending.
-    let keep_of_8 = noise.below(9);
-    let mut torn = noise.below(2) == 0;
-    for op in &done[flushed..] {
-        match op {
-            Op::Write { offset, data } => {
-                for (index, sector) in data.chunks(SECTOR).enumerate() {
-                    if noise.below(8) >= keep_of_8 {
-                        continue;
-                    }
-                    let mut part = sector;
-                    if torn && noise.below(4) == 0 {
-                        torn = false;
-                        part = &sector[..noise.below(129) as usize * 4];
-                    }
-                    let offset = offset + index * SECTOR;
-                    // A cut that was done already takes writes behind it along.
-                    if offset + part.len() <= file.len() || offset < before.len() {
-                        apply(&mut file, &Op::Write { offset, data: part.to_vec() });
-                    }
-                }
-            }
-            Op::SetLen(_) if noise.below(8) >= keep_of_8 => {}
-            Op::SetLen(_) | Op::Flush => apply(&mut file, op),
-        }
-    }
-    file
+fn state_after(before: &Vec<u8>, ops: &[Op], at: usize, noise: &mut Noise) -> Vec<u8> {
+    power_cut(before, &ops[..at], (Tear::Words, Growth::BySetLen), noise)
 }
 
 /// Compacts by the given verdicts, a few blocks a round.
-fn compact(storage: Arc<Recorder>, verdicts: &[Verdict], blocks_a_round: u64) {
+fn compact(storage: Arc<Recorder<Vec<u8>>>, verdicts: &[Verdict], blocks_a_round: u64) {
     let mut image = image::open(storage).unwrap();
     compact_image(&mut *image, verdicts, blocks_a_round);
 }
@@ -246,7 +133,7 @@ fn no_power_cut_loses_a_live_byte() {
                 }
                 if noise.below(64) == 0 {
                     let verdicts = what_is_left(&case, &file);
-                    let again = Arc::new(Recorder::new(file));
+                    let again = Recorder::new(file);
                     compact(again.clone(), &verdicts, 4);
                     let file = again.content();
                     case.judge(&file).unwrap();
@@ -291,7 +178,7 @@ fn without_flushes(case: &Case, fault: Fault) -> Vec<Op> {
 }
 
 fn without(ops: &[Op], entries: usize, fault: Fault) -> Vec<Op> {
-    let table = 0x600..0x600 + entries * 4;
+    let table = 0x600..0x600 + entries as u64 * 4;
     let mut kept = Vec::new();
     for (index, op) in ops.iter().enumerate() {
         if matches!(op, Op::Flush) {
@@ -370,7 +257,7 @@ impl ChildCase {
             above = Some(Arc::from(image));
         }
         let parent = above.unwrap();
-        let recorder = Arc::new(Recorder::new(chain[0].clone()));
+        let recorder = Recorder::new(chain[0].clone());
         let mut image = image::open(recorder.clone()).unwrap();
         image.set_parent(parent).unwrap();
         let facts = image.facts();

@@ -43,6 +43,7 @@ mod noise;
 mod ntfs;
 mod partition;
 mod planner;
+mod power_cut;
 mod relink;
 mod samples;
 mod signature;

@@ -13,8 +13,9 @@ use slimdisk::{Kind, Result};
 
 use crate::chain::content;
 use crate::chain_model::{Child, Locator, id_in, random_bits, read_chain};
-use crate::crash::{Op, Recorder, apply, compact_image, states_wanted};
+use crate::crash::{compact_image, states_wanted};
 use crate::faults::{Call, Fault, Faulty, MemFile};
+use crate::power_cut::{Op, Recorder, apply};
 use crate::support::Noise;
 use crate::vhd_model::{SECTOR, Shape, read_strictly, set_checksum};
 
@@ -134,7 +135,7 @@ impl Case {
     }
 
     fn new(child: Vec<u8>, parent: Vec<u8>) -> Case {
-        let recorder = Arc::new(Recorder::new(child.clone()));
+        let recorder = Recorder::new(child.clone());
         rename(recorder.clone(), &new_names()).unwrap();
         let (ops, after) = (recorder.ops(), recorder.content());
         let disk = match read_strictly(&child) {
@@ -296,8 +297,9 @@ fn state_after(before: &[u8], ops: &[Op], at: usize, noise: &mut Noise) -> Vec<u
         match op {
             Op::Write { offset, data } => {
                 let long = noise.below(4) == 0;
-                if long && offset + data.len() > file.len() {
-                    file.resize(offset + data.len(), 0);
+                let end = *offset as usize + data.len();
+                if long && end > file.len() {
+                    file.resize(end, 0);
                 }
                 for (index, sector) in data.chunks(SECTOR).enumerate() {
                     if noise.below(8) >= keep_of_8 {
@@ -310,8 +312,8 @@ fn state_after(before: &[u8], ops: &[Op], at: usize, noise: &mut Noise) -> Vec<u
                         let len = noise.below(words) as usize * 4;
                         part = &part[..len.min(part.len())];
                     }
-                    let offset = offset + index * SECTOR;
-                    apply(&mut file, &Op::Write { offset, data: part.to_vec() });
+                    let offset = offset + (index * SECTOR) as u64;
+                    apply(&mut file, &Op::Write { offset, data: part.into() });
                 }
             }
             Op::SetLen(_) if noise.below(8) >= keep_of_8 => {}

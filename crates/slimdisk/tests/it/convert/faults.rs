@@ -18,10 +18,10 @@ use slimdisk::storage::{Storage, free_space};
 
 use super::{MIB, attempt, converted, disk, dynamic, to_fixed};
 use crate::chain::content;
-use crate::crash::{Op, Recorder, apply};
 use crate::create::made;
 use crate::faults::{Call, Fault, Faulty, MemFile};
 use crate::new_file::{names, wait_for_room};
+use crate::power_cut::{Growth, Op, Recorder, Tear, power_cut};
 use crate::storage::opening::Mount;
 use crate::support::{Noise, Scratch, have, sh};
 use crate::vhd_model::Shape;
@@ -130,7 +130,7 @@ fn a_power_cut_leaves_no_image_or_the_whole_one() {
     let disk = disk(&mut noise, 3 * MIB);
     let mut opened = 0;
     for form in forms() {
-        let recorder = Arc::new(Recorder::new(Vec::new()));
+        let recorder = Recorder::new(Vec::new());
         write(recorder.clone(), form, &disk).unwrap();
         let ops = recorder.ops();
         assert!(matches!(ops.last(), Some(Op::Flush)), "the last thing is a flush");
@@ -152,26 +152,7 @@ fn a_power_cut_leaves_no_image_or_the_whole_one() {
 
 /// A state that a new file may be in: what was flushed is there, of the rest any sectors.
 fn state_after(done: &[Op], noise: &mut Noise) -> Vec<u8> {
-    let flushed = done.iter().rposition(|op| matches!(op, Op::Flush));
-    let flushed = flushed.map_or(0, |index| index + 1);
-    let mut file = Vec::new();
-    done[..flushed].iter().for_each(|op| apply(&mut file, op));
-    let keep_of_8 = noise.below(9);
-    for op in &done[flushed..] {
-        match op {
-            Op::Write { offset, data } => {
-                for (index, sector) in data.chunks(512).enumerate() {
-                    if noise.below(8) < keep_of_8 {
-                        let offset = offset + index * 512;
-                        apply(&mut file, &Op::Write { offset, data: sector.to_vec() });
-                    }
-                }
-            }
-            op if noise.below(8) < keep_of_8 => apply(&mut file, op),
-            _ => {}
-        }
-    }
-    file
+    power_cut(&Vec::new(), done, (Tear::Nowhere, Growth::Ordered), noise)
 }
 
 #[test]

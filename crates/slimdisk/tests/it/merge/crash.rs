@@ -1,146 +1,31 @@
 //! Power cuts at every instant of a merge.
 //!
-//! As in `crate::crash`: everything flushed is there; of what was not flushed any subset
-//! of sectors may be lost and one may be torn. The file that is written to is the
+//! As in `crate::crash`, but that a file may grow. The file that is written to is the
 //! parent; judged is what the child shows, and that each sector of the parent alone is
 //! as it was or as it will be.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use slimdisk::image;
-use slimdisk::storage::{Copied, ReadAt, Storage};
+use slimdisk::storage::Storage;
 
 use super::merge;
 use crate::chain::slices;
 use crate::chain_model::{Child, fixed, id_in, random_bits, read_chain};
 use crate::faults::MemFile;
+use crate::power_cut::{Growth, Op, Recorder, Tear, apply, power_cut};
 use crate::support::Noise;
 use crate::vhd_model::{SECTOR, Shape, read_strictly, set_checksum};
 
-#[derive(Clone, Debug)]
-pub enum Op {
-    Write { offset: usize, data: Vec<u8> },
-    SetLen(usize),
-    Flush,
-}
-
-/// A file in memory that remembers everything that was done to it.
-pub struct Recorder(Mutex<(Vec<u8>, Vec<Op>)>);
-
-impl Recorder {
-    pub fn new(file: Vec<u8>) -> Self {
-        Recorder(Mutex::new((file, Vec::new())))
-    }
-
-    /// What it holds, and what was done to it.
-    pub fn state(&self) -> (Vec<u8>, Vec<Op>) {
-        self.0.lock().unwrap().clone()
-    }
-
-    fn record(&self, op: Op) {
-        let mut state = self.0.lock().unwrap();
-        apply(&mut state.0, &op);
-        state.1.push(op);
-    }
-}
-
-fn apply(file: &mut Vec<u8>, op: &Op) {
-    match op {
-        Op::Write { offset, data } => {
-            if file.len() < offset + data.len() {
-                file.resize(offset + data.len(), 0);
-            }
-            file[*offset..offset + data.len()].copy_from_slice(data);
-        }
-        Op::SetLen(len) => file.resize(*len, 0),
-        Op::Flush => {}
-    }
-}
-
-impl ReadAt for Recorder {
-    fn len(&self) -> u64 {
-        self.0.lock().unwrap().0.len() as u64
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> slimdisk::Result<()> {
-        self.0.lock().unwrap().0.read_at(offset, buf)
-    }
-}
-
-impl Storage for Recorder {
-    fn write_at(&self, offset: u64, data: &[u8]) -> slimdisk::Result<()> {
-        self.record(Op::Write { offset: offset as usize, data: data.to_vec() });
-        Ok(())
-    }
-
-    fn flush(&self) -> slimdisk::Result<()> {
-        self.record(Op::Flush);
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> slimdisk::Result<()> {
-        self.record(Op::SetLen(len as usize));
-        Ok(())
-    }
-
-    fn copy_within(&self, _: u64, _: u64, _: u64) -> slimdisk::Result<Copied> {
-        unreachable!("a merge copies nothing")
-    }
-}
-
-/// What a file system does with a file that grows.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Growth {
-    /// Its length may be there before its bytes, which read as zeros then.
-    LengthFirst,
-    /// Its length is there with its bytes.
-    Ordered,
-}
-
 /// A state that the disk may be in if power fails after `ops[..at]`.
 fn state_after(
-    before: &[u8],
+    before: &Vec<u8>,
     ops: &[Op],
     at: usize,
     growth: Growth,
     noise: &mut Noise,
 ) -> Vec<u8> {
-    let done = &ops[..at];
-    let flushed =
-        done.iter().rposition(|op| matches!(op, Op::Flush)).map_or(0, |i| i + 1);
-    let mut file = before.to_vec();
-    for op in &done[..flushed] {
-        apply(&mut file, op);
-    }
-    // Lose nearly all, nearly nothing, or half of what is pending.
-    let keep_of_8 = noise.below(9);
-    let mut torn = noise.below(2) == 0;
-    for op in &done[flushed..] {
-        match op {
-            Op::Write { offset, data } => {
-                for (index, sector) in data.chunks(SECTOR).enumerate() {
-                    let offset = offset + index * SECTOR;
-                    let end = offset + sector.len();
-                    let grows = end > file.len();
-                    if noise.below(8) >= keep_of_8 {
-                        if grows && growth == Growth::LengthFirst && noise.below(2) == 0 {
-                            file.resize(end, 0);
-                        }
-                        continue;
-                    }
-                    let mut part = sector;
-                    if torn && !grows && noise.below(4) == 0 {
-                        torn = false;
-                        part = &sector[..noise.below(129) as usize * 4];
-                    }
-                    apply(&mut file, &Op::Write { offset, data: part.to_vec() });
-                }
-            }
-            Op::SetLen(_) if noise.below(8) >= keep_of_8 => {}
-            Op::SetLen(_) | Op::Flush => apply(&mut file, op),
-        }
-    }
-    file
+    power_cut(before, &ops[..at], (Tear::Words, growth), noise)
 }
 
 /// How a program that is given a dynamic disk takes a clear sector bit.
@@ -336,10 +221,10 @@ pub fn random_case(noise: &mut Noise) -> Vec<Vec<u8>> {
 
 impl Case {
     pub fn of(chain: Vec<Vec<u8>>, round: u64) -> Case {
-        let recorder = Arc::new(Recorder::new(chain[1].clone()));
+        let [recorder] = Recorder::of_merge([chain[1].clone()]);
         let storage: Arc<dyn Storage> = recorder.clone();
         merge(&chain, &storage, round).unwrap();
-        let (after, ops) = recorder.state();
+        let (after, ops) = (recorder.content(), recorder.ops());
         let before = with_either_footer(&chain[1]).unwrap();
         let mut readable = chain.clone();
         readable[1].clone_from(&before);

@@ -10,10 +10,11 @@ use slimdisk::image::{self, Image};
 use slimdisk::merge::run::{Done, run};
 use slimdisk::storage::Storage;
 
-use super::crash::{Case, Growth, random_case};
+use super::crash::{Case, random_case};
 use super::{Opened, merge, open_chain};
 use crate::chain::content;
 use crate::faults::{Call, Fault, Faulty, MemFile};
+use crate::power_cut::Growth;
 use crate::support::Noise;
 
 const ROUND: u64 = 20_000;

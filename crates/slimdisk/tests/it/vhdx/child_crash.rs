@@ -11,7 +11,8 @@ use slimdisk::image::Image;
 
 use super::PageFile;
 use super::child::{Pair, View, attach, judged, with_log};
-use super::crash::{Fault, Op, Recorder, power_cut, states_wanted, without};
+use super::crash::{DISK, Fault, states_wanted, without};
+use crate::power_cut::{Op, Recorder, power_cut};
 use crate::support::Noise;
 use crate::vhdx_model::{FULL, Model, Pages, read_strictly, shown};
 
@@ -28,7 +29,7 @@ struct Case {
     plan: Plan,
 }
 
-fn open(file: Arc<Recorder>, pair: &Pair) -> Box<dyn Image> {
+fn open(file: Arc<Recorder<Pages>>, pair: &Pair) -> Box<dyn Image> {
     attach(file, PageFile::new(pair.parent.clone())).unwrap()
 }
 
@@ -44,8 +45,7 @@ fn compact(
     let round = blocks_a_round * plan.extent_len;
     run(&mut *image, &plan, round, &mut |_| ControlFlow::Continue(())).unwrap();
     drop(image);
-    let (after, ops) = recorder.0.lock().unwrap().clone();
-    (after, ops, plan)
+    (recorder.content(), recorder.ops(), plan)
 }
 
 impl Case {
@@ -144,7 +144,7 @@ fn no_power_cut_changes_what_a_child_shows() {
         gone += case.plan.release.len() - case.plan.blocks_released();
         for at in 0..=case.ops.len() {
             for _ in 0..3 {
-                let file = power_cut(&case.pair.child, &case.ops[..at], &mut noise);
+                let file = power_cut(&case.pair.child, &case.ops[..at], DISK, &mut noise);
                 states += 1;
                 let now = case.judge(&file).unwrap_or_else(|what| {
                     let (all, shape) = (case.ops.len(), &case.pair.shape);
@@ -186,7 +186,7 @@ fn a_flush_left_out_of_a_run_on_a_child_is_caught() {
             let ops = without(&case.ops, &case.pair.shape, &case.pair.places, fault);
             for at in 0..=ops.len() {
                 for _ in 0..4 {
-                    let file = power_cut(&case.pair.child, &ops[..at], &mut noise);
+                    let file = power_cut(&case.pair.child, &ops[..at], DISK, &mut noise);
                     if let Err(what) = case.judge(&file) {
                         caught = Some(what);
                         break 'cases;

@@ -1,100 +1,21 @@
 //! Power cuts at every instant of a run on a VHDX, its log included.
 //!
-//! As for VHD: everything flushed is there; of what was not flushed any subset of
-//! sectors may be lost, one may be torn at any byte, and a cut may have happened before
-//! writes that came earlier. Each state is judged by a reader that replays the log by
-//! itself.
+//! As for VHD, but that a sector may be torn at any byte. Each state is judged by a reader
+//! that replays the log by itself.
 
 use std::ops::{ControlFlow, Range};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use slimdisk::compact::Verdict;
 use slimdisk::compact::plan::{Plan, plan};
 use slimdisk::compact::run::run;
 use slimdisk::image;
-use slimdisk::storage::{Copied, ReadAt, Storage};
 
-use super::copied;
+use crate::power_cut::{Growth, Op, Recorder, Tear, power_cut};
 use crate::support::Noise;
 use crate::vhdx_model::{
     FULL, LogEntry, MIB, Model, PAGE, Pages, Places, Shape, UNMAPPED, read_strictly,
 };
-
-const SECTOR: usize = 512;
-
-#[derive(Clone)]
-pub enum Op {
-    Write { offset: u64, data: Arc<[u8]> },
-    SetLen(u64),
-    Flush,
-}
-
-/// A file in memory that remembers everything that was done to it.
-pub struct Recorder(pub Mutex<(Pages, Vec<Op>)>);
-
-impl Recorder {
-    pub fn new(file: Pages) -> Arc<Self> {
-        Arc::new(Recorder(Mutex::new((file, Vec::new()))))
-    }
-
-    fn record(&self, op: Op) -> slimdisk::Result<()> {
-        let mut state = self.0.lock().unwrap();
-        apply(&mut state.0, &op);
-        state.1.push(op);
-        Ok(())
-    }
-}
-
-fn apply(file: &mut Pages, op: &Op) {
-    match op {
-        Op::Write { offset, data } => file.write(*offset, data),
-        Op::SetLen(len) => file.set_len(*len),
-        Op::Flush => {}
-    }
-}
-
-impl ReadAt for Recorder {
-    fn len(&self) -> u64 {
-        self.0.lock().unwrap().0.len
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> slimdisk::Result<()> {
-        assert!(offset + buf.len() as u64 <= self.len());
-        self.0.lock().unwrap().0.read(offset, buf);
-        Ok(())
-    }
-
-    fn next_data(&self, offset: u64) -> slimdisk::Result<Option<Range<u64>>> {
-        let state = self.0.lock().unwrap();
-        let len = state.0.len;
-        let found = state.0.held(offset, len).next();
-        Ok(found.map(|page| page.max(offset)..(page + PAGE).min(len)))
-    }
-}
-
-impl Storage for Recorder {
-    fn write_at(&self, offset: u64, data: &[u8]) -> slimdisk::Result<()> {
-        self.record(Op::Write { offset, data: data.into() })
-    }
-
-    fn flush(&self) -> slimdisk::Result<()> {
-        self.record(Op::Flush)
-    }
-
-    fn set_len(&self, len: u64) -> slimdisk::Result<()> {
-        self.record(Op::SetLen(len))
-    }
-
-    fn copy_within(&self, from: u64, to: u64, len: u64) -> slimdisk::Result<Copied> {
-        assert!(from + len <= to || to + len <= from, "a copy that overlaps itself");
-        assert!(from + len <= self.len() && to + len <= self.len());
-        let pages = copied(&self.0.lock().unwrap().0, from, to, len);
-        for (at, data) in pages {
-            self.write_at(at, &data)?;
-        }
-        Ok(Copied::default())
-    }
-}
 
 /// One image, what is to be done with it, and the record of doing it.
 struct Case {
@@ -112,7 +33,7 @@ fn compact(
     file: &Pages,
     verdicts: &[Verdict],
     blocks_a_round: u64,
-) -> (Arc<Recorder>, Plan) {
+) -> (Arc<Recorder<Pages>>, Plan) {
     let recorder = Recorder::new(file.clone());
     let mut image = image::open(recorder.clone()).unwrap();
     let plan = plan(&image.layout().unwrap(), verdicts);
@@ -180,7 +101,7 @@ impl Case {
         }
         let original = read(&before).unwrap_or_else(|what| panic!("{what}: {shape:?}"));
         let (recorder, plan) = compact(&before, &verdicts, noise.below(3) + 1);
-        let (after, ops) = recorder.0.lock().unwrap().clone();
+        let (after, ops) = (recorder.content(), recorder.ops());
         Case { shape, places, verdicts, before, original, ops, after, plan }
     }
 
@@ -237,59 +158,12 @@ impl Case {
     }
 
     fn state_after(&self, ops: &[Op], at: usize, noise: &mut Noise) -> Pages {
-        power_cut(&self.before, &ops[..at], noise)
+        power_cut(&self.before, &ops[..at], DISK, noise)
     }
 }
 
-/// What may be left of a file to which all of `done` was done when power went.
-pub fn power_cut(before: &Pages, done: &[Op], noise: &mut Noise) -> Pages {
-    let flushed =
-        done.iter().rposition(|op| matches!(op, Op::Flush)).map_or(0, |i| i + 1);
-    let mut file = before.clone();
-    for op in &done[..flushed] {
-        apply(&mut file, op);
-    }
-    // Lose nearly all, nearly nothing, or half of what is pending.
-    let keep_of_8 = noise.below(9);
-    let mut torn = noise.below(2) == 0;
-    let limit = file.len;
-    for op in &done[flushed..] {
-        match op {
-            Op::Write { offset, data } => {
-                for (index, sector) in data.chunks(SECTOR).enumerate() {
-                    if noise.below(8) >= keep_of_8 {
-                        continue;
-                    }
-                    let mut part = sector;
-                    let offset = offset + (index * SECTOR) as u64;
-                    if torn && noise.below(4) == 0 {
-                        torn = false;
-                        part = &sector[..tear(&file, offset, sector, noise)];
-                    }
-                    // A cut that was done already takes writes behind it along.
-                    if offset + part.len() as u64 <= file.len || offset < limit {
-                        file.write(offset, part);
-                    }
-                }
-            }
-            Op::SetLen(_) if noise.below(8) >= keep_of_8 => {}
-            Op::SetLen(_) | Op::Flush => apply(&mut file, op),
-        }
-    }
-    file
-}
-
-/// Where a sector is torn: anywhere, or right behind a byte that changes.
-fn tear(file: &Pages, offset: u64, sector: &[u8], noise: &mut Noise) -> usize {
-    let there = file.get(offset, sector.len());
-    let changes: Vec<usize> =
-        (0..sector.len()).filter(|at| there[*at] != sector[*at]).collect();
-    match changes.len() as u64 {
-        0 => noise.below(sector.len() as u64 + 1) as usize,
-        _ if noise.below(4) == 0 => noise.below(sector.len() as u64 + 1) as usize,
-        count => changes[noise.below(count) as usize] + 1,
-    }
-}
+/// What a disk does; a cut that was done already takes writes behind it along.
+pub const DISK: (Tear, Growth) = (Tear::Changes, Growth::BySetLen);
 
 /// The strict reader, which wants both copies of everything, but lets pass that one of
 /// them was damaged from the start or is just being written.
@@ -349,7 +223,7 @@ fn no_power_cut_loses_a_live_byte_of_a_vhdx() {
                         })
                         .collect();
                     let (again, plan) = compact(&file, &verdicts, 4);
-                    let file = again.0.lock().unwrap().0.clone();
+                    let file = again.content();
                     case.judge(&file).unwrap();
                     assert!(file.len <= case.after.len, "a second run ends longer");
                     assert!(plan.is_empty() || read_strictly(&file).is_ok());

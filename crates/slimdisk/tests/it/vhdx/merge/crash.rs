@@ -1,105 +1,28 @@
 //! Power cuts at every instant of a merge, over the child and its parent at once.
 //!
-//! Everything flushed of a file is there; of what was not, any subset of sectors may be
-//! lost and one may be torn, in each of the two files by itself. Whatever is left, the
-//! child must know its parent and show through it what it showed, and a second run must
-//! complete the first.
+//! Power goes for both at once, and each of the two files loses by itself what it loses.
+//! Whatever is left, the child must know its parent and show through it what it showed,
+//! and a second run must complete the first.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use slimdisk::image;
-use slimdisk::storage::{Copied, ReadAt, Storage};
+use slimdisk::storage::Storage;
 
 use super::judge::{Seen, read, shown};
 use super::{Files, Kind, merge, random_chain, random_kind};
+use crate::power_cut::{Growth, Op, Recorder, State, Tear, power_cut};
 use crate::support::Noise;
-use crate::vhdx_model::{MIB, PAGE, Pages};
-
-const SECTOR: usize = 512;
+use crate::vhdx_model::{MIB, Pages};
 
 /// The files of a child and of its parent, by number.
 pub const CHILD: usize = 0;
 pub const PARENT: usize = 1;
 
-#[derive(Clone)]
-pub enum Op {
-    Write { offset: u64, data: Arc<[u8]> },
-    SetLen(u64),
-    Flush,
-}
-
-#[derive(Clone)]
-pub struct State {
-    pub files: [Pages; 2],
-    /// What was done, and to which file.
-    pub ops: Vec<(usize, Op)>,
-}
-
-/// One of two files in memory that remember together what was done to them.
-pub struct Recorder {
-    pub state: Arc<Mutex<State>>,
-    which: usize,
-}
-
-pub fn recorders(files: &Files) -> [Arc<Recorder>; 2] {
-    let files = [files.0[CHILD].clone(), files.0[PARENT].clone()];
-    let state = Arc::new(Mutex::new(State { files, ops: Vec::new() }));
-    [CHILD, PARENT].map(|which| Arc::new(Recorder { state: state.clone(), which }))
-}
-
-impl Recorder {
-    fn record(&self, op: Op) -> slimdisk::Result<()> {
-        let mut state = self.state.lock().unwrap();
-        apply(&mut state.files[self.which], &op);
-        state.ops.push((self.which, op));
-        Ok(())
-    }
-}
-
-fn apply(file: &mut Pages, op: &Op) {
-    match op {
-        Op::Write { offset, data } => file.write(*offset, data),
-        Op::SetLen(len) => file.set_len(*len),
-        Op::Flush => {}
-    }
-}
-
-impl ReadAt for Recorder {
-    fn len(&self) -> u64 {
-        self.state.lock().unwrap().files[self.which].len
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> slimdisk::Result<()> {
-        assert!(offset + buf.len() as u64 <= self.len());
-        self.state.lock().unwrap().files[self.which].read(offset, buf);
-        Ok(())
-    }
-
-    fn next_data(&self, offset: u64) -> slimdisk::Result<Option<Range<u64>>> {
-        let state = self.state.lock().unwrap();
-        let file = &state.files[self.which];
-        let found = file.held(offset, file.len).next();
-        Ok(found.map(|page| page.max(offset)..(page + PAGE).min(file.len)))
-    }
-}
-
-impl Storage for Recorder {
-    fn write_at(&self, offset: u64, data: &[u8]) -> slimdisk::Result<()> {
-        self.record(Op::Write { offset, data: data.into() })
-    }
-
-    fn flush(&self) -> slimdisk::Result<()> {
-        self.record(Op::Flush)
-    }
-
-    fn set_len(&self, len: u64) -> slimdisk::Result<()> {
-        self.record(Op::SetLen(len))
-    }
-
-    fn copy_within(&self, _: u64, _: u64, _: u64) -> slimdisk::Result<Copied> {
-        unreachable!("a merge copies nothing")
-    }
+/// The child of `files` and its parent, which remember together what was done to them.
+pub fn recorders(files: &Files) -> [Arc<Recorder<Pages>>; 2] {
+    Recorder::of_merge([CHILD, PARENT].map(|which| files.0[which].clone()))
 }
 
 /// A file that the disk may be left with after `ops[..at]`, of which `which` is one.
@@ -110,42 +33,8 @@ pub fn state_after(
     at: usize,
     noise: &mut Noise,
 ) -> Pages {
-    let done: Vec<&Op> =
-        ops[..at].iter().filter(|(file, _)| *file == which).map(|(_, op)| op).collect();
-    let flushed =
-        done.iter().rposition(|op| matches!(op, Op::Flush)).map_or(0, |i| i + 1);
-    let mut file = before.clone();
-    for op in &done[..flushed] {
-        apply(&mut file, op);
-    }
-    // Lose nearly all, nearly nothing, or half of what is pending.
-    let keep_of_8 = noise.below(9);
-    let mut torn = noise.below(2) == 0;
-    for op in &done[flushed..] {
-        match op {
-            Op::Write { offset, data } => {
-                for (index, sector) in data.chunks(SECTOR).enumerate() {
-                    let offset = offset + (index * SECTOR) as u64;
-                    if noise.below(8) >= keep_of_8 {
-                        continue;
-                    }
-                    let mut part = sector;
-                    if torn && noise.below(4) == 0 {
-                        torn = false;
-                        part = &sector
-                            [..noise.below(sector.len() as u64 / 4 + 1) as usize * 4];
-                    }
-                    // What lies behind the end is there only if the file has grown.
-                    if offset + part.len() as u64 <= file.len {
-                        file.write(offset, part);
-                    }
-                }
-            }
-            Op::SetLen(_) if noise.below(8) >= keep_of_8 => {}
-            Op::SetLen(_) | Op::Flush => apply(&mut file, op),
-        }
-    }
-    file
+    let done = ops[..at].iter().filter(|(file, _)| *file == which).map(|(_, op)| op);
+    power_cut(before, done, (Tear::Words, Growth::BySetLen), noise)
 }
 
 /// A chain whose child is merged, and the record of it.
@@ -167,7 +56,8 @@ impl Case {
         let [child, parent] = recorders(&files);
         let storage: Arc<dyn Storage> = parent.clone();
         let done = merge(&files, child, &storage, round).unwrap();
-        let State { files: after, ops } = parent.state.lock().unwrap().clone();
+        let State { files: after, ops } = parent.state();
+        let after = after.try_into().ok().expect("a child and its parent");
         let (disk, alone) = (files.shown(0), files.shown(1));
         let before = files.seen();
         Case { files, disk, before, alone, ops, after, round, merged: done.bytes_merged }

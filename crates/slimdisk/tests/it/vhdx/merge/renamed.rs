@@ -10,9 +10,10 @@ use slimdisk::image::parent::{ParentLookup, ParentNames, open_parents, relink};
 use slimdisk::storage::HostFile;
 
 use super::super::PageFile;
-use super::crash::{CHILD, Op, recorders, state_after};
+use super::crash::{CHILD, recorders, state_after};
 use super::judge::{Seen, read};
 use super::{random_chain, random_kind};
+use crate::power_cut::Op;
 use crate::support::{Noise, Scratch};
 use crate::vhdx_model::{MIB, Pages};
 
@@ -93,8 +94,8 @@ fn no_power_cut_loses_a_vhdx_childs_parent_while_it_is_renamed() {
         let path = path_of(&mut noise);
         image.name_parent(&names(&path)).unwrap();
         let (ops, after) = {
-            let state = recorder.state.lock().unwrap();
-            (state.ops.clone(), read(&state.files[CHILD]).unwrap())
+            let state = recorder.state();
+            (state.ops, read(&state.files[CHILD]).unwrap())
         };
         assert!(!after.replayed && user(&after) == crowded);
         assert!(after.file_write != before.file_write);
@@ -148,7 +149,7 @@ fn a_flush_left_out_of_renaming_is_caught() {
             let [recorder, _] = recorders(&files);
             let mut image = image::open(recorder.clone()).unwrap();
             image.name_parent(&names(&path_of(&mut noise))).unwrap();
-            let ops = recorder.state.lock().unwrap().ops.clone();
+            let ops = recorder.state().ops;
             let range = match in_log {
                 true => before.log.0..before.log.0 + before.log.1,
                 false => before.metadata..before.metadata + MIB,
@@ -194,7 +195,7 @@ fn names_that_cannot_be_written_are_refused_and_nothing_is_written() {
         let error = image.name_parent(&names("/vm/p.vhdx")).unwrap_err();
         assert_eq!(error.kind(), Kind::WrongImageType);
     }
-    assert!(recorder.state.lock().unwrap().ops.is_empty());
+    assert!(recorder.state().ops.is_empty());
 }
 
 #[test]
