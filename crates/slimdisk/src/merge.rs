@@ -28,11 +28,11 @@ use std::time::Instant;
 
 pub use self::report::{Outcome, Report};
 use self::run::{Done, Holdings, ROUND, holdings};
-use crate::compact::report::IoReport;
 use crate::error::{Error, Kind, Result};
 use crate::image::parent::{Chain, ParentLookup, Target, open_target};
 use crate::image::{self, Image, ImageType, part_of_saved_state, wrong_type};
 use crate::progress::{Hook, Phase};
+use crate::report::IoReport;
 use crate::storage::{HostFile, Meter, ReadAt, Storage};
 
 /// What the user wants of a merge.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::storage::IoCounts;
 
 /// The error of an operation that failed, as it is printed.
@@ -30,10 +30,14 @@ impl From<&Error> for ErrorReport {
     }
 }
 
-impl ErrorReport {
-    /// The two forms in which a report has an error.
-    pub(crate) fn with_cause(error: Error) -> (Option<Self>, Option<Arc<Error>>) {
-        (Some(ErrorReport::from(&error)), Some(Arc::new(error)))
+/// How an operation ended, and the two forms in which a report has its error.
+pub(crate) fn ended<O>(
+    result: Result<O>,
+    failed: O,
+) -> (O, Option<ErrorReport>, Option<Arc<Error>>) {
+    match result {
+        Ok(outcome) => (outcome, None, None),
+        Err(error) => (failed, Some(ErrorReport::from(&error)), Some(Arc::new(error))),
     }
 }
 

@@ -10,6 +10,7 @@ pub use super::finer::SmallerBlocks;
 use crate::error::{Error, Result};
 use crate::image::ImageType;
 use crate::image::parent::Parent;
+use crate::report::ended;
 pub use crate::report::{ErrorReport, IoReport};
 
 /// How far a compaction goes to find blocks to give up.
@@ -237,12 +238,6 @@ impl Report {
     /// Enters how it ended and how long it took.
     pub(super) fn finish(&mut self, result: Result<Outcome>, started: Instant) {
         self.elapsed_seconds = started.elapsed().as_secs_f64();
-        match result {
-            Ok(outcome) => self.outcome = outcome,
-            Err(error) => {
-                self.outcome = Outcome::Failed;
-                (self.error, self.cause) = ErrorReport::with_cause(error);
-            }
-        }
+        (self.outcome, self.error, self.cause) = ended(result, Outcome::Failed);
     }
 }

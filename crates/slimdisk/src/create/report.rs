@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::image::ImageType;
-use crate::report::{ErrorReport, IoReport};
+use crate::report::{ErrorReport, IoReport, ended};
 
 /// How the making of a disk, or the planning of it, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -92,12 +92,6 @@ impl Report {
     /// Enters how it ended and how long it took.
     pub(super) fn finish(&mut self, result: Result<Outcome>, started: Instant) {
         self.elapsed_seconds = started.elapsed().as_secs_f64();
-        match result {
-            Ok(outcome) => self.outcome = outcome,
-            Err(error) => {
-                self.outcome = Outcome::Failed;
-                (self.error, self.cause) = ErrorReport::with_cause(error);
-            }
-        }
+        (self.outcome, self.error, self.cause) = ended(result, Outcome::Failed);
     }
 }

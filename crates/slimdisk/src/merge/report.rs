@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::compact::report::{ErrorReport, IoReport};
 use crate::error::{Error, Result};
 use crate::image::ImageType;
+use crate::report::{ErrorReport, IoReport, ended};
 
 /// How a merge, or the planning of one, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -111,13 +111,6 @@ impl Report {
     /// Enters how it ended and how long it took.
     pub(super) fn finish(&mut self, result: Result<Outcome>, started: Instant) {
         self.elapsed_seconds = started.elapsed().as_secs_f64();
-        match result {
-            Ok(outcome) => self.outcome = outcome,
-            Err(error) => {
-                self.outcome = Outcome::Failed;
-                self.error = Some(ErrorReport::from(&error));
-                self.cause = Some(Arc::new(error));
-            }
-        }
+        (self.outcome, self.error, self.cause) = ended(result, Outcome::Failed);
     }
 }

@@ -34,7 +34,7 @@ const UPSTREAM: &[(&str, &[&str])] = &[
             "volume",
         ],
     ),
-    ("merge", &["error", "ranges", "storage", "image", "progress", "compact"]),
+    ("merge", &["error", "ranges", "storage", "image", "progress", "report"]),
     ("task", &["error", "progress"]),
     (
         "host",
