@@ -14,6 +14,7 @@ mod created;
 mod hostile;
 mod judged;
 mod log;
+mod logged;
 mod merge;
 mod read;
 mod rules;

@@ -39,6 +39,9 @@ pub struct VhdxDisk {
     content_changes: bool,
     /// Once anything was logged.
     log: Option<LogWriter>,
+    /// How far into the file anything has reached that the table named since the session
+    /// began, for the log.
+    reached: u64,
     /// A write failed: what is known here of the file may no longer be true.
     failed: bool,
 }
@@ -60,6 +63,7 @@ impl VhdxDisk {
             begun: false,
             content_changes: false,
             log: None,
+            reached: 0,
             failed: false,
         }
     }

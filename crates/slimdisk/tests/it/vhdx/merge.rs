@@ -1,10 +1,10 @@
 //! Merging a VHDX into its parent: chains of every kind, judged by a reader of their own
 //! and by qemu-img.
 
-mod crash;
+pub mod crash;
 mod faults;
 mod files;
-mod judge;
+pub mod judge;
 mod renamed;
 
 use std::ops::ControlFlow;

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 
 use super::VhdxDisk;
 use crate::error::Result;
-use crate::image::vhdx::bat::{Entry, Owner};
+use crate::image::vhdx::bat::{BITMAP_PRESENT, Entry, Owner};
 use crate::image::vhdx::log::writer::{LogWriter, MOST_PAGES};
 use crate::image::vhdx::new_guid;
-use crate::image::vhdx::raw::PAGE;
+use crate::image::vhdx::raw::{LOG_VERSION, MIB, PAGE};
 use crate::storage::Storage;
 
 impl VhdxDisk {
@@ -17,6 +17,14 @@ impl VhdxDisk {
     pub(super) fn set_entries(&mut self, changes: &[(Owner, Entry)]) -> Result<()> {
         let mut pages: Vec<usize> = Vec::new();
         for (owner, entry) in changes {
+            let (len, has_place) = match owner {
+                Owner::Block(_) => (self.block_size(), entry.has_place()),
+                Owner::Bitmap(_) => (MIB, entry.raw_state() == BITMAP_PRESENT),
+            };
+            if has_place {
+                // What had a place elsewhere has it until this is through.
+                self.reached = self.reached.max(entry.place().saturating_add(len));
+            }
             pages.push(self.structures.bat.set(*owner, *entry));
         }
         pages.sort_unstable();
@@ -35,7 +43,7 @@ impl VhdxDisk {
     /// ascending order and at most [`MOST_PAGES`]: all of them or none. Durable when it
     /// returns.
     pub(super) fn write_logged(&mut self, pages: &[(u64, Cow<'_, [u8]>)]) -> Result<()> {
-        let last = self.end_of_data();
+        let last = self.reached;
         let first = self.log.is_none();
         let ring = self.structures.ring;
         let log = self.log.get_or_insert_with(|| LogWriter::new(ring, new_guid()));
@@ -46,7 +54,11 @@ impl VhdxDisk {
             // whatever was in it.
             let guid = log.guid;
             let headers = &mut self.structures.headers;
-            headers.update(&*self.file, |header| header.log_guid = guid)?;
+            headers.update(&*self.file, |header| {
+                header.log_guid = guid;
+                // The log that was there, empty, may have had another one.
+                header.log_version.set(LOG_VERSION);
+            })?;
         }
         for run in pages.chunk_by(|(a, _), (b, _)| a + PAGE == *b) {
             let Some((at, _)) = run.first() else { continue };

@@ -88,12 +88,15 @@ impl VhdxDisk {
         self.structures.put_in_order(&*self.file, self.content_changes)?;
         self.begun = true;
         // The last block of the file may have been cut short; from now on blocks are
-        // copied as a whole.
+        // copied as a whole. And a file of whole MiB is the only one of which the log can
+        // tell the length.
         let end = self.end_of_data();
-        if end > self.file.len() {
-            self.file.set_len(end)?;
+        let len = end.max(self.file.len()).next_multiple_of(MIB);
+        if len > self.file.len() {
+            self.file.set_len(len)?;
             self.file.flush()?;
         }
+        self.reached = end;
         // A place must be in the table but once, even where it means nothing.
         let idle: Vec<(Owner, Entry)> = self
             .structures
@@ -108,7 +111,9 @@ impl VhdxDisk {
             .filter(|(.., entry)| entry.offset_mib() != 0)
             .map(|(_, owner, entry)| (owner, entry.at(0)))
             .collect();
-        self.set_entries(&idle)
+        self.set_entries(&idle)?;
+        // Nothing else may come that needs it: of a fixed image no table changes.
+        self.close_log()
     }
 
     /// Fails if a bitmap is to go that a block needs which stays.

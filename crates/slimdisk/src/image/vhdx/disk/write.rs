@@ -80,8 +80,9 @@ impl VhdxDisk {
             .and_then(|more| more.checked_add(self.end_of_data().next_multiple_of(MIB)))
             .filter(|end| *end <= LAST_OFFSET)
             .ok_or_else(too_far)?;
-        // A fixed image is not cut.
-        Ok(if self.is_fixed() { end.max(self.seen().len()) } else { end })
+        // A fixed image is not cut; where it ends in the middle of a MiB it grows.
+        let now = self.seen().len().next_multiple_of(MIB);
+        Ok(if self.is_fixed() { end.max(now) } else { end })
     }
 
     /// The chunk whose sector bitmap must be made when `block` is written to.

@@ -35,9 +35,9 @@ impl LogWriter {
         LogWriter { guid, ring, next: 0, number: 0 }
     }
 
-    /// Writes an entry with these pages, each with its place in the file, which is
-    /// `file_len` bytes long and whose structures end before `last`. Durable when it
-    /// returns.
+    /// Writes an entry with these pages, each with its place in the file, whose
+    /// structures end at `last` or before; its length must be whole MiB and durable.
+    /// Durable when it returns.
     pub fn write(
         &mut self,
         file: &dyn Storage,
@@ -75,7 +75,8 @@ impl LogWriter {
             descriptor_count: small(pages.len() as u64).into(),
             reserved: 0.into(),
             log_guid: self.guid,
-            // No more than the file surely has, in whole MiB.
+            // What the file has, no less; and no more, for a shorter one is refused by
+            // whoever replays the log.
             flushed_file_offset: (file_len / MIB * MIB).into(),
             last_file_offset: last.next_multiple_of(MIB).into(),
         };
