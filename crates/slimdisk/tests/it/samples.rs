@@ -3,15 +3,19 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use slimdisk::Kind;
 use slimdisk::compact::{Options, Outcome, examine};
 use slimdisk::image::{self, ImageType, Severity};
+use slimdisk::storage::HostFile;
 
 use crate::end_to_end::{compact, quick};
 use crate::ntfs::image::{digests, mount};
 use crate::support::{Noise, Scratch, have, samples, sh, skip};
 use crate::vhd_model::{Shape, read_strictly};
+
+const MIB: u64 = 1 << 20;
 
 /// Unpacks a sample.
 fn unpack(scratch: &Scratch, dir: &Path, name: &str) -> PathBuf {
@@ -59,6 +63,7 @@ fn each_sample_gets_the_right_verdict() {
         ("fat-parent.vhdx", wrong),
         ("ntfs-differential.vhdx", nothing),
         ("fat-differential.vhdx", nothing),
+        ("iotest-dynamic-1G.vhdx", nothing),
     ] {
         let path = unpack(&scratch, &dir, name);
         let before = fs::read(&path).unwrap();
@@ -73,6 +78,50 @@ fn each_sample_gets_the_right_verdict() {
         let sound = worst == Severity::Note;
         assert_eq!(sound, expected != invalid, "{name}: {findings:?}");
     }
+}
+
+/// What the guest reads, holes left out.
+fn digest(path: &Path) -> blake3::Hash {
+    let image = image::open(Arc::new(HostFile::open_read(path).unwrap())).unwrap();
+    let mut hasher = blake3::Hasher::new();
+    let mut buf = vec![0; 1 << 20];
+    let mut at = 0;
+    while let Some(found) = image.next_data(at).unwrap() {
+        let end = found.end.min((found.start / MIB + 1) * MIB);
+        let read = &mut buf[..(end - found.start) as usize];
+        image.read_at(found.start, read).unwrap();
+        if read.iter().any(|byte| *byte != 0) {
+            hasher.update(&found.start.to_le_bytes()).update(read);
+        }
+        at = end;
+    }
+    hasher.finalize()
+}
+
+/// A sample that cannot stay as it is: its log is replayed for good, and room between its
+/// blocks is won.
+#[test]
+fn the_sample_with_a_log_reads_the_same() {
+    let test = "the_sample_with_a_log_reads_the_same";
+    let Some(dir) = ready(test, &["zstd", "qemu-img"]) else { return };
+    let scratch = Scratch::new(test);
+    let path = unpack(&scratch, &dir, "iotest-dirtylog-10G-4M.vhdx");
+    let (_, findings) = image::check_file(&path).unwrap();
+    assert!(findings.iter().all(|f| f.severity == Severity::Note), "{findings:?}");
+    assert!(findings.iter().any(|f| f.to_string().contains("has not been replayed")));
+    let (before, theirs) = (digest(&path), scratch.path("theirs.vhdx"));
+    fs::copy(&path, &theirs).unwrap();
+    let report = compact(&path, &quick());
+    assert_eq!((report.error, report.outcome), (None, Outcome::Compacted));
+    assert_eq!((report.blocks.released_free, report.blocks.released_zero), (0, 0));
+    assert!(report.blocks.moved > 0 && report.file_size_after < report.file_size_before);
+    assert!(digest(&path) == before);
+    let (ours, theirs) = (path.display(), theirs.display());
+    sh(&format!(
+        "qemu-img check -q -f vhdx -r all {theirs}
+         qemu-img check -q -f vhdx {ours}
+         qemu-img compare -q -f vhdx -F vhdx {ours} {theirs}"
+    ));
 }
 
 #[test]
