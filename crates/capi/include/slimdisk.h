@@ -64,7 +64,7 @@ extern "C" {
 #endif
 
 /* Number of the ABI in the upper half, count of additions to it in the lower half. */
-#define SLIMDISK_ABI_VERSION 0x00000001u
+#define SLIMDISK_ABI_VERSION 0x00000002u
 
 /* ------------------------------------------------------------------ Result codes */
 
@@ -712,7 +712,12 @@ enum {
                                            * files, if no system is asleep */
     SLIMDISK_FLAG_DISCARD_SHADOW_COPIES = 16, /* C V: shadow copies of NTFS may be lost */
     SLIMDISK_FLAG_PRESERVE = 32,          /* C: only what reads the same afterwards */
-    SLIMDISK_FLAG_LEAVE_OUT_FREE = 64     /* V: free space is not copied */
+    SLIMDISK_FLAG_LEAVE_OUT_FREE = 64,    /* V: free space is not copied */
+    SLIMDISK_FLAG_ORPHAN_CHILDREN = 128   /* C: free space goes although disks in the same
+                                           * folder name this one as their parent: they
+                                           * cannot be used any more. A VHD, whose
+                                           * children would not notice, is refused
+                                           * (VM_E_WRONG_HD_IMAGE_TYPE) */
 };
 
 /* Compact with a mode and flags, for dynamic and differencing disks.

@@ -25,6 +25,7 @@ const DROP_SWAP: u32 = 8;
 const DISCARD_SHADOW_COPIES: u32 = 16;
 const PRESERVE: u32 = 32;
 const LEAVE_OUT_FREE: u32 = 64;
+const ORPHAN_CHILDREN: u32 = 128;
 
 /// Fails for flags that an operation does not have: what they ask for would not be done.
 fn check_flags(flags: u32, known: u32) -> Result<(), Failure> {
@@ -41,7 +42,8 @@ fn compact_options(mode: i32, flags: u32) -> Result<CompactOptions, Failure> {
         | DROP_UNPARTITIONED
         | DROP_SWAP
         | DISCARD_SHADOW_COPIES
-        | PRESERVE;
+        | PRESERVE
+        | ORPHAN_CHILDREN;
     check_flags(flags, known)?;
     let mut options = CompactOptions::default();
     options.mode = match mode {
@@ -59,6 +61,7 @@ fn compact_options(mode: i32, flags: u32) -> Result<CompactOptions, Failure> {
     options.allow.drop_swap = flags & DROP_SWAP != 0;
     options.allow.discard_shadow_copies = flags & DISCARD_SHADOW_COPIES != 0;
     options.preserve = flags & PRESERVE != 0;
+    options.orphan_children = flags & ORPHAN_CHILDREN != 0;
     Ok(options)
 }
 

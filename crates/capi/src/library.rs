@@ -10,7 +10,7 @@ use crate::text::{Given, give};
 
 /// The ABI's number: the one in the shared library's name, with a count of what has been
 /// added since. `SLIMDISK_ABI_VERSION` in the header is the same.
-const ABI_VERSION: u32 = 0x0000_0001;
+const ABI_VERSION: u32 = 0x0000_0002;
 
 abi! {
     /// The number of the ABI.

@@ -416,7 +416,7 @@ fn for_children(options: &Options, children: &Children) -> Options {
 }
 
 /// Fails if children are to be orphaned that would not notice.
-fn can_orphan(image: &dyn Image, options: &Options) -> Result<()> {
+pub(crate) fn can_orphan(image: &dyn Image, options: &Options) -> Result<()> {
     if options.orphan_children && !image.identity_follows_content() {
         return Err(Error::new(
             Kind::WrongImageType,

@@ -106,7 +106,17 @@ static HRESULT do_it(IVMVirtualServer *server, const char *what, IVMTask **task)
     else if (strcmp(what, "compact-any") == 0)
         result = slimdisk_HardDisk_Compact(disk, SLIMDISK_MODE_QUICK,
                                            SLIMDISK_FLAG_VERIFY, task);
-    else if (strcmp(what, "convert") == 0)
+    else if (strcmp(what, "compact-orphan") == 0)
+        result = slimdisk_HardDisk_Compact(disk, SLIMDISK_MODE_QUICK,
+                                           SLIMDISK_FLAG_ORPHAN_CHILDREN, task);
+    else if (strcmp(what, "plan-orphan") == 0) {
+        result = slimdisk_HardDisk_Plan(disk, SLIMDISK_MODE_QUICK,
+                                        SLIMDISK_FLAG_ORPHAN_CHILDREN, &string);
+        CHECK(SUCCEEDED(result) == (string != NULL));
+        if (string != NULL)
+            puts(string);
+        slimdisk_FreeString(string);
+    } else if (strcmp(what, "convert") == 0)
         result = slimdisk_IVMHardDisk_Convert(disk, text(1), number(2), task);
     else if (strcmp(what, "merge") == 0)
         result = slimdisk_IVMHardDisk_Merge(disk, task);

@@ -60,6 +60,43 @@ fn vm_e_wrong_hd_image_type_unless_dynamic() {
     operation.answers("S_OK", "compact-any", &[text(&child)]);
 }
 
+/// A VHDX with free space in it and a child beside it: the child is spared unless the flag
+/// gives it up. A VHD has no identity that would tell its children.
+#[test]
+fn children_are_orphaned_by_a_flag_alone() {
+    let test = "compact::children_are_orphaned_by_a_flag_alone";
+    let Some(operation) = Operation::new(test) else { return };
+    let scratch = Scratch::new("capi-compact-orphan");
+    let Some(vhd) = images::with_something_to_win(test, &scratch) else { return };
+    let (disk, child) = (scratch.path("parent.vhdx"), scratch.path("child.vhdx"));
+    sh(&format!(
+        "qemu-img convert -f vpc -O vhdx -o block_size=1M '{}' '{}'",
+        vhd.display(),
+        disk.display()
+    ));
+    operation.answers("S_OK", "differencing", &[text(&child), text(&disk)]);
+    operation.answers("S_OK", "parent", &[text(&child)]);
+    let len = || fs::metadata(&disk).unwrap().len();
+    let before = len();
+    operation.answers("S_OK", "compact-any", &[text(&disk)]);
+    assert!(len() > before - (4 << 20), "free space has gone: {before} {}", len());
+    operation.answers("S_OK", "parent", &[text(&child)]);
+
+    let said = operation.answers("S_OK", "plan-orphan", &[text(&disk)]);
+    let listed = said.split_once("\"orphaned\":[").unwrap().1;
+    assert!(listed.split_once(']').unwrap().0.contains("/child.vhdx\""), "{said}");
+    operation.answers("S_OK", "parent", &[text(&child)]);
+    operation.answers("S_OK", "compact-orphan", &[text(&disk)]);
+    assert!(before - len() > 18 << 20, "{before} {}", len());
+    operation.answers("VM_E_PARENT_CHILD_ID_MISMATCH", "parent", &[text(&child)]);
+
+    let before = fs::read(&vhd).unwrap();
+    for what in ["compact-orphan", "plan-orphan"] {
+        operation.answers("VM_E_WRONG_HD_IMAGE_TYPE", what, &[text(&vhd)]);
+    }
+    assert!(fs::read(&vhd).unwrap() == before);
+}
+
 #[test]
 fn vm_e_file_read_only() {
     let Some(operation) = Operation::new("compact::vm_e_file_read_only") else { return };

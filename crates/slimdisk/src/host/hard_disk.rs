@@ -202,6 +202,7 @@ impl HardDisk {
         let file = Arc::new(HostFile::open_exclusive(&self.path)?);
         let in_file = |e: Error| e.in_file(&*self.path);
         let mut image = image::open(file.clone()).map_err(in_file)?;
+        compact::can_orphan(&*image, &options).map_err(in_file)?;
         if image.facts().image_type == ImageType::Differencing {
             if strict {
                 let what = "a differencing disk; only a dynamic one can be compacted";
