@@ -3,12 +3,12 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::command::{Ran, run, slimdisk};
+use crate::command::{Ran, image, run, slimdisk};
 use crate::killed::kill;
 use crate::support::{Noise, Scratch, have, sh, sh_output};
 use crate::vhdx_model::{FULL, LogEntry, MIB, Model, Pages, Shape, read_strictly};
@@ -156,6 +156,107 @@ fn one_damaged_copy_is_repaired_from_the_other() {
     sh(&format!("qemu-img check -f vhdx {}", disk.display()));
     let now = model_of(&disk);
     assert!(!now.replayed && now.blocks == was.blocks);
+}
+
+/// A VHDX of 64 MiB with ext4 in it, of which 20 MiB are what a deleted file has left, and
+/// an empty child of it.
+fn family(test: &str, scratch: &Scratch, folder: &str) -> Option<[PathBuf; 2]> {
+    let vhd = image(test, scratch)?;
+    let dir = scratch.path(folder);
+    fs::create_dir(&dir).unwrap();
+    let paths = ["parent.vhdx", "child.vhdx"].map(|name| dir.join(name));
+    sh(&format!(
+        "qemu-img convert -f vpc -O vhdx -o block_size=1M {} {}",
+        vhd.display(),
+        paths[0].display()
+    ));
+    let parent = paths[0].to_str().unwrap();
+    run(&["create", "-q", "--parent", parent], &[&paths[1]]).ok();
+    Some(paths)
+}
+
+#[test]
+fn children_are_orphaned_if_that_is_asked_for() {
+    let test = "children_are_orphaned_if_that_is_asked_for";
+    let scratch = Scratch::new(test);
+    for json in [false, true] {
+        let folder = if json { "json" } else { "text" };
+        let Some([parent, child]) = family(test, &scratch, folder) else { return };
+        let was = model_of(&parent);
+        let opens = || run(&["plan"], &[&child]).code;
+        let told = |ran: &Ran, key: &str| -> Vec<String> {
+            let listed = ran.object()[key].clone();
+            serde_json::from_value(listed).unwrap()
+        };
+        let child_name = child.to_str().unwrap().to_owned();
+        assert_eq!(opens(), 0);
+
+        // Zeros alone, and that is said.
+        let mut args = vec!["compact"];
+        args.extend(json.then_some("--json"));
+        let ran = run(&args, &[&parent]).ok();
+        let said = flat(&ran);
+        assert!(
+            said.contains("the disk is the parent of child.vhdx: only what"),
+            "{said}"
+        );
+        assert!(said.contains("with --orphan-children all that is free goes"), "{said}");
+        if json {
+            assert_eq!(ran.object()["blocks"]["released_free"], 0);
+            assert_eq!(told(&ran, "children"), [child_name.clone()]);
+            assert!(told(&ran, "orphaned").is_empty());
+        }
+        let now = model_of(&parent);
+        assert_eq!(now.data_write, was.data_write);
+        assert_eq!(opens(), 0);
+
+        // What it would be, which leaves all as it is.
+        let before = fs::read(&parent).unwrap();
+        args[0] = "plan";
+        args.push("--orphan-children");
+        let ran = run(&args, &[&parent]).ok();
+        let said = flat(&ran);
+        assert!(said.contains("would no longer find their parent"), "{said}");
+        assert!(said.contains("child.vhdx"), "{said}");
+        if json {
+            assert_eq!(told(&ran, "orphaned"), [child_name.clone()]);
+        }
+        assert!(fs::read(&parent).unwrap() == before);
+        assert_eq!(opens(), 0);
+
+        args[0] = "compact";
+        let ran = run(&args, &[&parent]).ok();
+        let said = flat(&ran);
+        assert!(said.contains("no longer find their parent: "), "{said}");
+        assert!(said.contains("child.vhdx"), "{said}");
+        if json {
+            assert!(ran.object()["blocks"]["released_free"].as_u64().unwrap() >= 18);
+            assert_eq!(told(&ran, "orphaned"), [child_name]);
+        }
+        let now = model_of(&parent);
+        assert_ne!(now.data_write, was.data_write);
+        assert!(now.file.len + 18 * MIB <= was.file.len, "{}", now.file.len);
+        assert_eq!(opens(), 8);
+        assert_eq!(run(&["info"], &[&child]).code, 0, "its own facts can still be told");
+    }
+}
+
+#[test]
+fn a_vhd_orphans_nobody() {
+    let test = "a_vhd_orphans_nobody";
+    let scratch = Scratch::new(test);
+    let disk = scratch.path("disk.vhd");
+    run(&["create", "-q", "--size", "8M"], &[&disk]).ok();
+    let before = fs::read(&disk).unwrap();
+    for command in ["compact", "plan"] {
+        let ran = run(&[command, "--orphan-children"], &[&disk]);
+        assert_eq!(ran.code, 4, "{command}: {}", flat(&ran));
+        assert!(flat(&ran).contains("they cannot be orphaned"), "{}", flat(&ran));
+        let ran = run(&[command, "--orphan-children", "--json"], &[&disk]);
+        assert_eq!(ran.code, 4);
+        assert_eq!(ran.object()["outcome"], "failed", "{}", ran.out);
+    }
+    assert!(fs::read(&disk).unwrap() == before);
 }
 
 const BLOCKS: u32 = 200;
