@@ -76,9 +76,8 @@ impl Finer {
         }
         let (start, before) = (self.stretch.start, self.stretch.end);
         self.stretch.end = range.end;
-        // From the first block in which anything may have become whole.
-        let largest = self.sizes.last().copied().unwrap_or(1);
-        let mut block = start.max(before / largest * largest) / self.block_size;
+        // From the block on in which anything may have become whole: none reaches into two.
+        let mut block = before / self.block_size;
         while block * self.block_size < range.end {
             let end = (block + 1) * self.block_size;
             let mut whole = Whole::default();

@@ -11,6 +11,7 @@ mod converted;
 mod crash;
 #[cfg(target_os = "linux")]
 mod created;
+mod half_made;
 mod hostile;
 mod judged;
 mod log;

@@ -91,6 +91,19 @@ impl Case {
         if !seen[CHILD].names(&seen[PARENT]) {
             return Err("the child does not know its parent".to_owned());
         }
+        // Who looks at the first identity alone must find the parent that is still the old
+        // one by it.
+        let first = |child: &Seen, parent: &Seen| {
+            let first = child.pair("parent_linkage").unwrap_or_default();
+            first.trim_matches(['{', '}']).eq_ignore_ascii_case(&parent.id)
+        };
+        let (child, parent) = (&self.before[CHILD], &self.before[PARENT]);
+        if first(child, parent)
+            && seen[PARENT].id == parent.id
+            && !first(&seen[CHILD], parent)
+        {
+            return Err("the child names its parent in the second place".to_owned());
+        }
         let all: Vec<&Seen> = seen.iter().collect();
         if shown(&all) != self.disk {
             return Err("the child shows something else".to_owned());

@@ -4,13 +4,17 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use slimdisk::image::{self, ImageType, Severity};
+use slimdisk::image::{self, GuestWrite, ImageType, Severity};
+use slimdisk::merge::run::holdings;
 use slimdisk::merge::{Merging, Options, Outcome, Report};
+use slimdisk::storage::Storage;
 
+use super::super::PageFile;
 use super::super::chain::link_to;
 use super::judge::{Seen, read, shown};
-use super::{Files, Kind, random_chain, random_kind};
+use super::{Files, Kind, merge, open_chain, random_chain, random_kind};
 use crate::chain::judge::digest_of;
 use crate::support::{Noise, Scratch, have, samples, sh, skip};
 use crate::vhdx_model::{FULL, MIB, Pages, Shape, UNMAPPED};
@@ -227,6 +231,60 @@ fn zeros_of_a_child_are_merged() {
 
 /// Where the parent gave a block up and kept its place, some programs show what lies
 /// there: the child's zeros are written, though the parent seems to have them already.
+/// Zeros that hide what a distant parent has need a place in the parent that shows it:
+/// room for it is set aside.
+#[test]
+fn room_is_set_aside_for_zeros_that_hide_something() {
+    let bottom = two_blocks(vec![], vec![(0, FULL, 0), (1, FULL, 0)]);
+    let parent = Shape {
+        link: Some(link_to(&bottom, "bottom.vhdx")),
+        seed: 2,
+        ..two_blocks(vec![], vec![(1, FULL, 0)])
+    };
+    let child = Shape {
+        link: Some(link_to(&parent, "parent.vhdx")),
+        seed: 3,
+        ..two_blocks(vec![(0, 2)], vec![])
+    };
+    let files = Files([child, parent, bottom].map(|shape| shape.build(&[]).0).to_vec());
+    let [child, parent] = [0, 1].map(|n| PageFile::new(files.0[n].clone()));
+    let storage: Arc<dyn Storage> = parent.clone();
+    let (above, below) = open_chain(&files, child.clone(), &storage).unwrap();
+    let most = holdings(&*above, &*below).unwrap();
+    drop((above, below));
+    let done = merge(&files, child, &storage, 1 << 30).unwrap();
+    assert_eq!((done.blocks_added, done.bitmaps_added), (1, 1));
+    assert_eq!((most.absent_blocks, most.absent_bitmaps), (1, 1));
+}
+
+/// A new sector bitmap lies where an interrupted run may have left anything: of it nothing
+/// stays, in bits of other blocks neither, though these mean nothing yet.
+#[test]
+fn a_new_bitmap_has_no_bits_but_what_was_written() {
+    let bottom = two_blocks(vec![], vec![(0, FULL, 0)]);
+    let link = Some(link_to(&bottom, "bottom.vhdx"));
+    let parent = Shape { link, seed: 2, ..two_blocks(vec![], vec![(1, FULL, 0)]) };
+    let (mut file, end) = (parent.build(&[]).0, parent.build(&[]).0.len);
+    for at in (0..4 * MIB).step_by(4096) {
+        file.write(end + at, &[0xFF; 4096]);
+    }
+    let storage = PageFile::new(file);
+    let mut image = image::open(storage.clone()).unwrap();
+    let below = image::open(PageFile::new(bottom.build(&[]).0)).unwrap();
+    image.set_parent(Arc::from(below)).unwrap();
+    image.write(&[GuestWrite { offset: 4096, data: vec![7; 1024] }]).unwrap();
+    image.truncate().unwrap();
+    let after = storage.pages();
+    let seen = read(&after).unwrap();
+    assert_eq!(seen.bitmaps, [end]);
+    assert_eq!(after.get(end, 3), [0, 3, 0]);
+    assert!(after.is_zero(end + 4096, MIB - 4096));
+    assert_eq!(after.get(end + 2, 4094), [0; 4094]);
+    let place = seen.blocks[0].1;
+    assert_eq!(after.get(place + 4096, 1025)[1024], 0);
+    assert_eq!(after.get(place, 4096), [0; 4096]);
+}
+
 #[test]
 fn zeros_over_what_was_given_up_are_written() {
     let order = vec![(0, UNMAPPED, 0), (1, 1, 0), (2, UNMAPPED, 0), (3, UNMAPPED, 0)];
