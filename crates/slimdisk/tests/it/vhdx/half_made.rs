@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use slimdisk::image::vhdx::Vhdx;
 use slimdisk::image::{Format, ImageType, NewImage};
 
-use super::crash::{Op, Recorder, power_cut};
+use super::crash::DISK;
+use crate::power_cut::{Op, Recorder, power_cut};
 use crate::support::Noise;
 use crate::vhdx_model::{FULL, MIB, Pages, read_strictly};
 
@@ -43,7 +44,7 @@ fn make(image_type: ImageType) -> (Pages, Vec<Op>) {
         writer.write(at, &data).unwrap();
     }
     writer.finish().unwrap();
-    let ops = recorder.0.lock().unwrap().1.clone();
+    let ops = recorder.ops();
     (before, ops)
 }
 
@@ -79,7 +80,7 @@ fn judge(file: &Pages) -> Result<bool, String> {
 fn fault(before: &Pages, ops: &[Op], noise: &mut Noise) -> Option<String> {
     for at in 0..=ops.len() {
         for _ in 0..8 {
-            match judge(&power_cut(before, &ops[..at], noise)) {
+            match judge(&power_cut(before, &ops[..at], DISK, noise)) {
                 Ok(false) if at == ops.len() => return Some("it was lost".to_owned()),
                 Ok(_) => {}
                 Err(what) => return Some(format!("after {at}: {what}")),

@@ -12,11 +12,12 @@ use slimdisk::compact::run::run;
 use slimdisk::image;
 use slimdisk::storage::Storage;
 
-use super::crash::{Op, Recorder, apply, power_cut};
-use super::merge::crash::{CHILD, Case, Op as MergeOp, PARENT};
+use super::crash::DISK;
+use super::merge::crash::{CHILD, Case, PARENT};
 use super::merge::judge::{Seen, read};
 use super::merge::{Files, merge};
 use super::{PageFile, findings, with_headers};
+use crate::power_cut::{Op, Recorder, apply, power_cut};
 use crate::support::{Noise, Scratch, have, sh};
 use crate::vhdx_model::{FULL, MIB, Pages, Places, Shape, UNMAPPED, read_strictly};
 
@@ -87,7 +88,7 @@ fn compacted(noise: &mut Noise) -> (Pages, Places, Vec<Op>) {
     let plan = plan(&image.layout().unwrap(), &verdicts);
     let round = (noise.below(3) + 1) * plan.extent_len;
     run(&mut *image, &plan, round, &mut |_| ControlFlow::Continue(())).unwrap();
-    let ops = recorder.0.lock().unwrap().1.clone();
+    let ops = recorder.ops();
     (file, places, ops)
 }
 
@@ -110,13 +111,7 @@ fn entries_tell_how_long_the_file_is() {
                 .ops
                 .iter()
                 .filter(|(file, _)| *file == which)
-                .map(|(_, op)| match op {
-                    MergeOp::Write { offset, data } => {
-                        Op::Write { offset: *offset, data: data.clone() }
-                    }
-                    MergeOp::SetLen(len) => Op::SetLen(*len),
-                    MergeOp::Flush => Op::Flush,
-                })
+                .map(|(_, op)| op.clone())
                 .collect();
             merged += hold(file, at..at + len, &ops);
         }
@@ -141,11 +136,11 @@ fn our_log_has_its_own_version() {
     let mut image = image::open(recorder.clone()).unwrap();
     let plan = plan(&image.layout().unwrap(), &verdicts);
     run(&mut *image, &plan, MIB, &mut |_| ControlFlow::Continue(())).unwrap();
-    let (after, ops) = recorder.0.lock().unwrap().clone();
+    let (after, ops) = (recorder.content(), recorder.ops());
     let mut noise = Noise::new(4);
     for at in 0..=ops.len() {
         for _ in 0..4 {
-            let now = power_cut(&file, &ops[..at], &mut noise);
+            let now = power_cut(&file, &ops[..at], DISK, &mut noise);
             let open = image::open(PageFile::new(now));
             assert!(open.is_ok(), "after {at} of {}: {:?}", ops.len(), open.err());
         }
@@ -197,7 +192,7 @@ fn qemu_replays_our_log() {
     for _ in 0..40 {
         let (file, _, ops) = compacted(&mut noise);
         let at = noise.below(ops.len() as u64 + 1) as usize;
-        let now = power_cut(&file, &ops[..at], &mut noise);
+        let now = power_cut(&file, &ops[..at], DISK, &mut noise);
         // A file that was cut short stays so until the first change.
         let Ok(seen) = read(&now) else { continue };
         // Sectors of 4096 bytes are beyond it, and what is too large takes too long here.

@@ -416,9 +416,8 @@ fn a_vhd_is_no_parent_of_a_vhdx() {
     shape.link = Some(link_to(&shape, "parent.vhd"));
     shape.link.as_mut().unwrap().pairs[0].1 = format!("{{{text}}}");
     let mut child = super::super::open(&shape.build(&[]).0).unwrap();
-    let parent: std::sync::Arc<dyn image::Image> = std::sync::Arc::from(
-        image::open(std::sync::Arc::new(crate::faults::MemFile::new(below))).unwrap(),
-    );
+    let parent: Arc<dyn image::Image> =
+        Arc::from(image::open(Arc::new(crate::faults::MemFile::new(below))).unwrap());
     assert_eq!(parent.facts().image_type, ImageType::Dynamic);
     let error = child.set_parent(parent).unwrap_err();
     assert_eq!(error.kind(), slimdisk::Kind::ParentMismatch);
