@@ -338,6 +338,7 @@ fn prepare(
     report.file_size_after = storage.len();
     let format = image::detect(&storage)?;
     report.format = Some(format.name());
+    let clone_unit = storage.clone_unit();
     let mut image = format.open(storage)?;
     let facts = image.facts();
     report.image_type = Some(facts.image_type);
@@ -372,7 +373,7 @@ fn prepare(
         return Ok(None);
     };
     let Some(layout) = image.layout() else { return Ok(None) };
-    let plan = plan::plan(&layout, &survey.verdicts);
+    let plan = plan::plan_to_clone(&layout, &survey.verdicts, clone_unit);
     let count =
         |verdict| survey.verdicts.iter().filter(|v| **v == verdict).count() as u64;
     report.blocks.released_free = count(Verdict::Free) + count(Verdict::Blank);

@@ -418,6 +418,10 @@ pub trait Image: ReadAt {
     /// [say so](Image::zeros_hide_parent).
     fn release(&mut self, pieces: &[Release]) -> Result<()>;
 
+    /// Is told what will be [relocated](Image::relocate) next. A hint: nothing depends on
+    /// it.
+    fn will_relocate(&self, _moves: &[Move]) {}
+
     /// Copies blocks and bitmaps to new places and names these in the table.
     ///
     /// The new places must be free: no table names them, none overlaps another

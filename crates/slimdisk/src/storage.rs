@@ -21,7 +21,7 @@ mod platform;
 #[path = "storage/windows.rs"]
 mod platform;
 
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 use std::sync::Arc;
 
 use zerocopy::{FromBytes, IntoBytes};
@@ -56,6 +56,11 @@ pub trait ReadAt: Send + Sync {
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         Ok(Some(offset..self.len()).filter(|range| range.start < range.end))
     }
+
+    /// Is told what will be read soon, in this order, so that a device has more than one
+    /// request under way. A hint: nothing depends on it, and what it names need not even
+    /// be there.
+    fn will_read(&self, _ranges: &[Range<u64>]) {}
 }
 
 /// A file that can be changed in place.
@@ -92,11 +97,43 @@ pub trait Storage: ReadAt {
     /// a write, the copy is durable after the next flush only.
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied>;
 
+    /// Makes all these copies as [`copy_within`](Storage::copy_within) does, in any order
+    /// and several at once: no place that is written to is another one's source or
+    /// target. After a failure any of them may have been made in part.
+    fn copy_all(&self, transfers: &[Transfer]) -> Result<Copied> {
+        let mut all = Copied::default();
+        for Transfer { from, to, len } in transfers {
+            all += self.copy_within(*from, *to, *len)?;
+        }
+        Ok(all)
+    }
+
+    /// Is told which copies come next. A hint, as [`will_read`](ReadAt::will_read).
+    fn will_copy(&self, _transfers: &[Transfer]) {}
+
+    /// The unit in bytes in which the file system can share bytes between two places of
+    /// the file instead of copying them: both places and the length are multiples of it.
+    /// `None` if it cannot, or if that is not known.
+    fn clone_unit(&self) -> Option<u64> {
+        None
+    }
+
     /// Fails with [`Kind::InUse`] if somebody has opened the file for writing
     /// since it was opened here and is waiting for it.
     fn still_exclusive(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// One copy inside a file: `len` bytes at `from`, to `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer {
+    /// Where the bytes lie, in bytes from the file's start.
+    pub from: u64,
+    /// Where they go, in bytes from the file's start.
+    pub to: u64,
+    /// How many bytes there are.
+    pub len: u64,
 }
 
 /// How a [`Storage::copy_within`] was done.
@@ -107,6 +144,13 @@ pub struct Copied {
     pub cloned: u64,
     /// Bytes of holes that stayed holes: neither shared nor written.
     pub holes: u64,
+}
+
+impl AddAssign for Copied {
+    fn add_assign(&mut self, other: Self) {
+        self.cloned += other.cloned;
+        self.holes += other.holes;
+    }
 }
 
 /// Reads one on-disk structure.
@@ -167,6 +211,14 @@ impl ReadAt for Section<'_> {
             })
             .filter(|r| r.start < r.end))
     }
+
+    fn will_read(&self, ranges: &[Range<u64>]) {
+        let end = self.start.saturating_add(self.len);
+        let shift = |at: u64| self.start.saturating_add(at).min(end);
+        let ranges: Vec<_> =
+            ranges.iter().map(|r| shift(r.start)..shift(r.end)).collect();
+        self.whole.will_read(&ranges);
+    }
 }
 
 impl ReadAt for Vec<u8> {
@@ -196,6 +248,10 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         (**self).next_data(offset)
     }
+
+    fn will_read(&self, ranges: &[Range<u64>]) {
+        (**self).will_read(ranges);
+    }
 }
 
 impl<T: Storage + ?Sized> Storage for Arc<T> {
@@ -221,6 +277,18 @@ impl<T: Storage + ?Sized> Storage for Arc<T> {
 
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied> {
         (**self).copy_within(from, to, len)
+    }
+
+    fn copy_all(&self, transfers: &[Transfer]) -> Result<Copied> {
+        (**self).copy_all(transfers)
+    }
+
+    fn will_copy(&self, transfers: &[Transfer]) {
+        (**self).will_copy(transfers);
+    }
+
+    fn clone_unit(&self) -> Option<u64> {
+        (**self).clone_unit()
     }
 
     fn still_exclusive(&self) -> Result<()> {

@@ -13,6 +13,7 @@
 //! than moving more. Bitmaps are as small as places are apart, and fit into all that the
 //! blocks leave.)
 
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use super::survey::Verdict;
@@ -171,6 +172,14 @@ fn release_of(block: u32, verdicts: &[Verdict]) -> Option<Release> {
 /// Plans the smallest file that `verdicts` allow, with the fewest moves.
 #[must_use]
 pub fn plan(layout: &Layout, verdicts: &[Verdict]) -> Plan {
+    plan_to_clone(layout, verdicts, None)
+}
+
+/// The same for a host that can share bytes between two places of the file which agree
+/// modulo `unit` bytes: as many blocks as can be get such a place. What goes, what moves,
+/// which places are used and how long the file will be is the same without it.
+#[must_use]
+pub fn plan_to_clone(layout: &Layout, verdicts: &[Verdict], unit: Option<u64>) -> Plan {
     let goes = |piece: Piece| match piece {
         Piece::Block(block) => release_of(block, verdicts).is_some(),
         Piece::Bitmap(chunk) => {
@@ -196,7 +205,7 @@ pub fn plan(layout: &Layout, verdicts: &[Verdict]) -> Plan {
     let Reached { end, staying, beyond } = reach(layout, live());
     let mut blocks = places(layout, live().take(staying), &beyond, false);
     let mut bitmaps = places(layout, live().take(staying), &beyond, true);
-    let moves: Option<Vec<Move>> = live()
+    let mut moves: Option<Vec<Move>> = live()
         .skip(staying)
         .map(|extent| {
             let to = match extent.piece {
@@ -206,6 +215,9 @@ pub fn plan(layout: &Layout, verdicts: &[Verdict]) -> Plan {
             Some(Move { piece: extent.piece, to })
         })
         .collect();
+    if let (Some(moves), Some(unit)) = (&mut moves, unit) {
+        agree(moves, live().skip(staying).map(|extent| extent.place), unit.max(1));
+    }
     let changed = |release: &Release| {
         let verdict =
             release.block().and_then(|block| verdicts.get(block as usize).copied());
@@ -228,6 +240,29 @@ pub fn plan(layout: &Layout, verdicts: &[Verdict]) -> Plan {
         plan.file_len_after = len;
     }
     plan
+}
+
+/// Deals the new places of the blocks out anew, so that as many as can be agree with the
+/// old ones (`from`, as many as there are moves) modulo `unit`; in ascending order among
+/// those that agree, and among the others.
+fn agree(moves: &mut [Move], from: impl Iterator<Item = u64>, unit: u64) {
+    let mut places: BTreeMap<u64, VecDeque<u64>> = BTreeMap::new();
+    let is_block = |m: &Move| m.piece.block().is_some();
+    for to in moves.iter().filter(|m| is_block(m)).map(|m| m.to) {
+        places.entry(to % unit).or_default().push_back(to);
+    }
+    let mut others = Vec::new();
+    for (m, from) in moves.iter_mut().zip(from).filter(|(m, _)| is_block(m)) {
+        match places.get_mut(&(from % unit)).and_then(VecDeque::pop_front) {
+            Some(to) => m.to = to,
+            None => others.push(m),
+        }
+    }
+    let mut left: Vec<u64> = places.into_values().flatten().collect();
+    left.sort_unstable();
+    for (m, to) in others.into_iter().zip(left) {
+        m.to = to;
+    }
 }
 
 /// How many there are of each.

@@ -61,13 +61,21 @@ pub fn run(
     let batch = usize::try_from(round / plan.extent_len).unwrap_or(usize::MAX).max(1);
     let mut reached = 0;
     // The blocks at the very end first: wherever this stops, the file can be cut.
-    for moves in plan.moves.rchunks(batch) {
+    let mut batches = plan.moves.rchunks(batch).peekable();
+    if let Some(first) = batches.peek() {
+        image.will_relocate(first);
+    }
+    while let Some(moves) = batches.next() {
         let asked = hook(Progress { phase: Phase::Relocate, done: reached, total });
         if asked == ControlFlow::Break(()) {
             done.stopped = true;
             break;
         }
         image.still_exclusive()?;
+        // The next batch is read while this one is written and flushed.
+        if let Some(next) = batches.peek() {
+            image.will_relocate(next);
+        }
         image.relocate(moves)?;
         done.moved += moves.iter().filter(|m| m.piece.block().is_some()).count();
         reached += plan.bytes_of(moves);

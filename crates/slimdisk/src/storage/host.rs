@@ -6,13 +6,13 @@ use std::fs::{File, FileTimes, Metadata};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::exclusion::{Exclusion, Guard, Held};
 use super::new_file::no_room;
-use super::{Copied, ReadAt, Storage, past_the_end, platform};
+use super::{Copied, ReadAt, Storage, Transfer, past_the_end, platform};
 use crate::error::{Error, Kind, Result};
 
 /// How long somebody who has the file open is given to close it: long enough for
@@ -21,6 +21,18 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The most memory a copy through it takes, in bytes.
 const COPY_BUFFER: u64 = 1 << 20;
+
+/// Copies under way at once: one reads while another writes.
+const COPIERS: usize = 2;
+
+/// How much the system is told at once will be read: of more it may forget the rest.
+const HINT_PIECE: u64 = 512 << 10;
+
+/// What is copied in smaller parts is left to the flush.
+const WRITE_OUT_FROM: u64 = 64 << 10;
+
+/// The host's memory caches files in pages of so many bytes, or more.
+const PAGE: u64 = 4096;
 
 /// How much of a hole is read at once.
 const HOLE_PIECE: usize = 256 << 10;
@@ -39,7 +51,6 @@ pub struct HostFile {
     /// The unit of cloning, in bytes.
     block_size: u64,
     cloning_refused: AtomicBool,
-    kernel_copy_refused: AtomicBool,
     /// The length or the times have changed since the last flush.
     metadata_changed: AtomicBool,
     flush_failed: AtomicBool,
@@ -160,7 +171,6 @@ impl HostFile {
             size_limit: platform::size_limit(),
             block_size: platform::block_size(&metadata),
             cloning_refused: AtomicBool::new(false),
-            kernel_copy_refused: AtomicBool::new(false),
             metadata_changed: AtomicBool::new(false),
             flush_failed: AtomicBool::new(false),
             steady: None,
@@ -354,7 +364,13 @@ impl HostFile {
     /// Returns the bytes of that.
     ///
     /// That there is a hole is only a hint here: what it reads as decides.
-    fn copy_leaving_holes(&self, from: u64, to: u64, len: u64) -> Result<u64> {
+    fn copy_leaving_holes(
+        &self,
+        from: u64,
+        to: u64,
+        len: u64,
+        buf: &mut Vec<u8>,
+    ) -> Result<u64> {
         let end = from + len;
         let mut at = from;
         let mut holes = 0;
@@ -380,38 +396,80 @@ impl HostFile {
                 }
                 at += n as u64;
             }
-            self.copy_bytes(at, to + (at - from), data.end - at)?;
+            self.copy_bytes(at, to + (at - from), data.end - at, buf)?;
             at = data.end;
         }
         Ok(holes)
     }
 
-    /// Copies without cloning.
-    fn copy_bytes(&self, from: u64, to: u64, len: u64) -> Result<()> {
-        let mut done = 0;
-        while done < len && !self.kernel_copy_refused.load(Relaxed) {
-            match platform::copy_range(&self.file, from + done, to + done, len - done) {
-                Ok(0) => break,
-                Ok(n) => {
-                    done += n.min(len - done);
-                    self.written_up_to(to + done);
-                }
-                Err(e) if is_refusal(&e) => {
-                    self.kernel_copy_refused.store(true, Relaxed);
-                }
-                Err(e) => return Err(self.error("cannot copy", e).at(from + done)),
-            }
+    /// Copies without cloning, through `buf`.
+    fn copy_bytes(&self, from: u64, to: u64, len: u64, buf: &mut Vec<u8>) -> Result<()> {
+        let size = usize::try_from(len.min(COPY_BUFFER)).unwrap_or(0);
+        if buf.len() < size {
+            buf.resize(size, 0);
         }
-        let size = usize::try_from((len - done).min(COPY_BUFFER)).unwrap_or(0);
-        let mut buf = vec![0; size];
+        let mut done = 0;
         while done < len {
-            let n = usize::try_from(len - done).unwrap_or(size).min(size);
-            let (part, _) = buf.split_at_mut(n);
+            let place = to + done;
+            // Up to the end of a page, or both pieces would write a part of it.
+            let n = (len - done).min(COPY_BUFFER - place % PAGE);
+            let (part, _) = buf.split_at_mut(usize::try_from(n).unwrap_or(0));
             self.read_at(from + done, part)?;
-            self.write_at(to + done, part)?;
-            done += n as u64;
+            self.write_at(place, part)?;
+            // The next flush then finds little left to do.
+            if n >= WRITE_OUT_FROM
+                && let Err(e) = platform::write_out(&self.file, place, n)
+                && !is_refusal(&e)
+            {
+                return Err(self.error("cannot write", e).at(place));
+            }
+            done += n;
         }
         Ok(())
+    }
+
+    /// Which bytes of a transfer, counted from its start, could be shared: where both
+    /// places lie alike in the file system's blocks, the whole blocks among them.
+    fn shareable(&self, transfer: Transfer) -> Range<u64> {
+        let Transfer { from, to, len } = transfer;
+        let block = self.block_size.max(1);
+        let head = (block - from % block) % block;
+        let middle = len.saturating_sub(head) / block * block;
+        if from % block == to % block && middle > 0 { head..head + middle } else { 0..0 }
+    }
+
+    /// Makes one copy, through `buf` if it has to be.
+    fn copy(&self, transfer: Transfer, buf: &mut Vec<u8>) -> Result<Copied> {
+        let Transfer { from, to, len } = transfer;
+        let end = from
+            .checked_add(len)
+            .filter(|end| *end <= self.len())
+            .ok_or_else(|| past_the_end(from, len, self.len()).in_file(&self.path))?;
+        let end_of_target = self.end_of_write(to, len)?;
+        if from < end_of_target && to < end {
+            return Err(Error::new(
+                Kind::InvalidArgument,
+                "a copy would overlap what it copies",
+            )
+            .at(from)
+            .in_file(&self.path));
+        }
+        let Range { start, end } = self.shareable(transfer);
+        if start < end
+            && !self.cloning_refused.load(Relaxed)
+            && self.clone_range(from + start, to + start, end - start)?
+        {
+            self.copy_bytes(from, to, start, buf)?;
+            self.copy_bytes(from + end, to + end, len - end, buf)?;
+            return Ok(Copied { cloned: end - start, holes: 0 });
+        }
+        let holes = if end_of_target <= self.len() {
+            self.copy_leaving_holes(from, to, len, buf)?
+        } else {
+            self.copy_bytes(from, to, len, buf)?;
+            0
+        };
+        Ok(Copied { cloned: 0, holes })
     }
 }
 
@@ -440,6 +498,18 @@ impl ReadAt for HostFile {
         let found =
             platform::next_data(&self.file, offset, len).unwrap_or(Some(offset..len));
         Ok(found.map(|range| data_of(range, offset, len)).filter(|r| r.start < r.end))
+    }
+
+    fn will_read(&self, ranges: &[Range<u64>]) {
+        let len = self.len();
+        for range in ranges {
+            let (mut at, end) = (range.start, range.end.min(len));
+            while at < end {
+                let piece = (end - at).min(HINT_PIECE);
+                platform::will_read(&self.file, at, piece);
+                at += piece;
+            }
+        }
     }
 }
 
@@ -505,41 +575,81 @@ impl Storage for HostFile {
     }
 
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied> {
-        let end = from
-            .checked_add(len)
-            .filter(|end| *end <= self.len())
-            .ok_or_else(|| past_the_end(from, len, self.len()).in_file(&self.path))?;
-        let end_of_target = self.end_of_write(to, len)?;
-        if from < end_of_target && to < end {
-            return Err(Error::new(
-                Kind::InvalidArgument,
-                "a copy would overlap what it copies",
-            )
-            .at(from)
-            .in_file(&self.path));
-        }
-        // Where both places lie alike in the file system's blocks, the whole
-        // blocks among them can be shared.
-        let block = self.block_size.max(1);
-        let head = (block - from % block) % block;
-        let middle = len.saturating_sub(head) / block * block;
-        if from % block == to % block
-            && middle > 0
-            && !self.cloning_refused.load(Relaxed)
-            && self.clone_range(from + head, to + head, middle)?
-        {
-            let tail = head + middle;
-            self.copy_bytes(from, to, head)?;
-            self.copy_bytes(from + tail, to + tail, len - tail)?;
-            return Ok(Copied { cloned: middle, holes: 0 });
-        }
-        let holes = if end_of_target <= self.len() {
-            self.copy_leaving_holes(from, to, len)?
-        } else {
-            self.copy_bytes(from, to, len)?;
-            0
+        self.copy(Transfer { from, to, len }, &mut Vec::new())
+    }
+
+    fn copy_all(&self, transfers: &[Transfer]) -> Result<Copied> {
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let copier = || {
+            let (mut all, mut buf) = (Copied::default(), Vec::new());
+            while !failed.load(Relaxed) {
+                let Some(transfer) = transfers.get(next.fetch_add(1, Relaxed)) else {
+                    break;
+                };
+                match self.copy(*transfer, &mut buf) {
+                    Ok(copied) => all += copied,
+                    Err(error) => {
+                        failed.store(true, Relaxed);
+                        return Err(error);
+                    }
+                }
+            }
+            Ok(all)
         };
-        Ok(Copied { cloned: 0, holes })
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..COPIERS.min(transfers.len()))
+                // Without another thread this one makes all copies.
+                .filter_map(|_| {
+                    std::thread::Builder::new().spawn_scoped(scope, copier).ok()
+                })
+                .collect();
+            let mut results = vec![copier()];
+            results.extend(others.into_iter().map(|other| {
+                other.join().unwrap_or_else(|_| {
+                    Err(Error::new(Kind::Unexpected, "a copy ended before it was made"))
+                })
+            }));
+            results.into_iter().try_fold(Copied::default(), |mut all, copied| {
+                all += copied?;
+                Ok(all)
+            })
+        })
+    }
+
+    fn will_copy(&self, transfers: &[Transfer]) {
+        let can_clone = self.clone_unit().is_some();
+        let mut ranges = Vec::with_capacity(transfers.len());
+        for transfer in transfers {
+            let Transfer { from, len, .. } = *transfer;
+            let shared = if can_clone { self.shareable(*transfer) } else { 0..0 };
+            for part in [0..shared.start, shared.end..len] {
+                ranges
+                    .push(from.saturating_add(part.start)..from.saturating_add(part.end));
+            }
+        }
+        // Of a page that is written in part, the rest is read.
+        for Transfer { to, len, .. } in transfers {
+            for edge in [*to, to.saturating_add(*len)] {
+                if !edge.is_multiple_of(PAGE) {
+                    ranges.push(edge..edge.saturating_add(1));
+                }
+            }
+        }
+        self.will_read(&ranges);
+    }
+
+    fn clone_unit(&self) -> Option<u64> {
+        if self.cloning_refused.load(Relaxed) {
+            return None;
+        }
+        let unit = self.block_size.max(1);
+        // To share bytes with themselves is refused where others could be shared, but
+        // for another reason than where none can.
+        let able = match platform::clone_range(&self.file, 0, 0, unit) {
+            Ok(()) => true,
+            Err(e) => e.kind() == ErrorKind::InvalidInput,
+        };
+        able.then_some(unit)
     }
 
     fn still_exclusive(&self) -> Result<()> {
@@ -679,14 +789,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_arrive_without_the_kernels_help() {
+    fn copies_arrive_where_nothing_can_be_shared() {
         let path = std::env::temp_dir()
             .join(format!("slimdisk-plain-copy-{}.img", std::process::id()));
         let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
         std::fs::write(&path, &data).unwrap();
         let host = HostFile::open_exclusive(&path).unwrap();
         host.cloning_refused.store(true, Relaxed);
-        host.kernel_copy_refused.store(true, Relaxed);
         let copied = host.copy_within(1, 3_000_000, 2_500_000).unwrap();
         assert_eq!(copied, Copied::default());
         drop(host);

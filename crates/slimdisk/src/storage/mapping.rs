@@ -179,6 +179,14 @@ impl ReadAt for Mapped<'_> {
         }
         Ok(())
     }
+
+    fn will_read(&self, ranges: &[Range<u64>]) {
+        let mut pieces = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            self.mapping.pieces(range.clone(), &mut |piece| pieces.push(piece));
+        }
+        self.whole.will_read(&pieces);
+    }
 }
 
 #[cfg(test)]

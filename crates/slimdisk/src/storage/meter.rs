@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{Copied, ReadAt, Storage};
+use super::{Copied, ReadAt, Storage, Transfer};
 use crate::error::Result;
 
 /// What was read, written and flushed.
@@ -56,6 +56,12 @@ impl<S> Meter<S> {
             flushes: self.flushes.load(Relaxed),
         }
     }
+
+    fn count_copies(&self, len: u64, copied: Copied) {
+        self.bytes_cloned.fetch_add(copied.cloned, Relaxed);
+        self.bytes_read.fetch_add(len - copied.cloned, Relaxed);
+        self.bytes_written.fetch_add(len - copied.cloned - copied.holes, Relaxed);
+    }
 }
 
 impl<S: ReadAt> ReadAt for Meter<S> {
@@ -70,6 +76,10 @@ impl<S: ReadAt> ReadAt for Meter<S> {
 
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         self.inner.next_data(offset)
+    }
+
+    fn will_read(&self, ranges: &[Range<u64>]) {
+        self.inner.will_read(ranges);
     }
 }
 
@@ -98,10 +108,22 @@ impl<S: Storage> Storage for Meter<S> {
 
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied> {
         let copied = self.inner.copy_within(from, to, len)?;
-        self.bytes_cloned.fetch_add(copied.cloned, Relaxed);
-        self.bytes_read.fetch_add(len - copied.cloned, Relaxed);
-        self.bytes_written.fetch_add(len - copied.cloned - copied.holes, Relaxed);
+        self.count_copies(len, copied);
         Ok(copied)
+    }
+
+    fn copy_all(&self, transfers: &[Transfer]) -> Result<Copied> {
+        let copied = self.inner.copy_all(transfers)?;
+        self.count_copies(transfers.iter().map(|transfer| transfer.len).sum(), copied);
+        Ok(copied)
+    }
+
+    fn will_copy(&self, transfers: &[Transfer]) {
+        self.inner.will_copy(transfers);
+    }
+
+    fn clone_unit(&self) -> Option<u64> {
+        self.inner.clone_unit()
     }
 
     fn still_exclusive(&self) -> Result<()> {

@@ -4,11 +4,11 @@
 #[path = "unix/exclusion.rs"]
 mod exclusion;
 #[cfg(target_os = "linux")]
+#[path = "unix/extents.rs"]
+mod extents;
+#[cfg(target_os = "linux")]
 #[path = "unix/holder.rs"]
 mod holder;
-#[cfg(target_os = "linux")]
-#[path = "unix/kernel_copy.rs"]
-mod kernel_copy;
 #[path = "unix/new_file.rs"]
 mod new_file;
 
@@ -24,9 +24,9 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 #[cfg(target_os = "linux")]
 pub use self::exclusion::{exclude, hold_off_writers, still_exclusive};
 #[cfg(target_os = "linux")]
-pub use self::holder::name as holder;
+pub use self::extents::{clone_range, next_data, reserve, will_read, write_out};
 #[cfg(target_os = "linux")]
-pub use self::kernel_copy::{clone_range, copy_range, next_data, reserve};
+pub use self::holder::name as holder;
 pub use self::new_file::*;
 #[cfg(not(target_os = "linux"))]
 pub use self::plain::*;
@@ -190,9 +190,11 @@ mod plain {
         Err(Error::from(ErrorKind::Unsupported))
     }
 
-    pub fn copy_range(_: &File, _: u64, _: u64, _: u64) -> Result<u64> {
-        Err(Error::from(ErrorKind::Unsupported))
+    pub fn write_out(_: &File, _: u64, _: u64) -> Result<()> {
+        Ok(())
     }
+
+    pub fn will_read(_: &File, _: u64, _: u64) {}
 
     pub fn next_data(_: &File, _: u64, _: u64) -> Result<Option<Range<u64>>> {
         Err(Error::from(ErrorKind::Unsupported))

@@ -181,9 +181,11 @@ pub fn clone_range(_: &File, _: u64, _: u64, _: u64) -> Result<()> {
     Err(Error::from(ErrorKind::Unsupported))
 }
 
-pub fn copy_range(_: &File, _: u64, _: u64, _: u64) -> Result<u64> {
-    Err(Error::from(ErrorKind::Unsupported))
+pub fn write_out(_: &File, _: u64, _: u64) -> Result<()> {
+    Ok(())
 }
+
+pub fn will_read(_: &File, _: u64, _: u64) {}
 
 /// What lies behind a file's end cannot be had beforehand without more ado; to set the
 /// length allocates the file here.

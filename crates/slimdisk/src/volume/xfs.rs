@@ -42,6 +42,9 @@ const REPAIR: &str = "run xfs_repair on it";
 /// What to do about a file system that was merely left in use.
 const REMOUNT: &str = "mount it once in Linux and unmount it";
 
+/// The headers of how many allocation groups are read at once.
+const AHEAD: u32 = 64;
+
 /// The reader of XFS.
 pub(super) struct Xfs;
 
@@ -80,6 +83,13 @@ impl FileSystem for Xfs {
         }
         let mut free_space = FreeSpace::new(&fs, volume, newest_lsn, free);
         for number in 0..fs.ag_count {
+            if number % AHEAD == 0 {
+                // The first B+trees that a group was given lie behind its headers.
+                let upto = fs.header_blocks() + 2;
+                let groups = number..fs.ag_count.min(number.saturating_add(AHEAD));
+                let heads = groups.map(|n| fs.byte(n, 0)..fs.byte(n, upto));
+                volume.will_read(&heads.collect::<Vec<_>>());
+            }
             let group = AllocationGroup::read(volume, &fs, number, newest_lsn)?;
             free_space.read(&group)?;
         }

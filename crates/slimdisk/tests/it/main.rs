@@ -46,6 +46,7 @@ mod planner;
 mod power_cut;
 mod relink;
 mod samples;
+mod shared;
 mod signature;
 #[cfg(target_os = "linux")]
 mod storage;

@@ -34,6 +34,10 @@ impl ReadAt for FixedVhd {
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         Section::new(&self.file, 0..self.size).next_data(offset)
     }
+
+    fn will_read(&self, ranges: &[Range<u64>]) {
+        Section::new(&self.file, 0..self.size).will_read(ranges);
+    }
 }
 
 impl Image for FixedVhd {

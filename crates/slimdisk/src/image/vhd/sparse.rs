@@ -21,7 +21,7 @@ use crate::image::{
     wrong_type,
 };
 use crate::ranges::Ranges;
-use crate::storage::{ReadAt, Section, Storage, past_the_end};
+use crate::storage::{ReadAt, Section, Storage, Transfer, past_the_end};
 
 /// A dynamic or differencing image.
 pub struct SparseVhd {
@@ -150,21 +150,28 @@ impl SparseVhd {
         self.file.flush()
     }
 
+    fn transfers(&self, moves: &[Move]) -> Result<Vec<Transfer>> {
+        let transfer = |Move { piece, to }: &Move| {
+            let from = self.place_of(piece.block().ok_or_else(no_bitmap)?)?;
+            Ok(Transfer { from, to: *to, len: self.extent_len() })
+        };
+        moves.iter().map(transfer).collect()
+    }
+
     fn relocate_blocks(&mut self, moves: &[Move]) -> Result<()> {
         self.restore_leading()?;
         let mut changes = Vec::with_capacity(moves.len());
         for Move { piece, to } in moves {
             let block = piece.block().ok_or_else(no_bitmap)?;
-            let from = self.place_of(block)?;
             let sector = u32::try_from(to / SECTOR).map_err(|_| {
                 Error::new(
                     Kind::Unexpected,
                     "a block would lie beyond what a VHD can name",
                 )
             })?;
-            self.file.copy_within(from, *to, self.extent_len())?;
             changes.push((block, Some(sector)));
         }
+        self.file.copy_all(&self.transfers(moves)?)?;
         self.file.flush()?;
         self.sparse.table.set(&*self.file, &changes)?;
         self.file.flush()
@@ -241,6 +248,28 @@ impl ReadAt for SparseVhd {
             }
         }
         Ok(None)
+    }
+
+    fn will_read(&self, ranges: &[Range<u64>]) {
+        // What a parent shows is left out.
+        let size = self.sparse.block_size;
+        let mut places = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let end = range.end.min(self.virtual_size);
+            let mut at = range.start;
+            while at < end {
+                let upto = ((at / size + 1) * size).min(end);
+                let place = u32::try_from(at / size)
+                    .ok()
+                    .and_then(|block| self.sparse.table.place(block));
+                if let Some(place) = place {
+                    let start = place + self.sparse.bitmap_len + at % size;
+                    places.push(start..start + (upto - at));
+                }
+                at = upto;
+            }
+        }
+        self.file.will_read(&places);
     }
 }
 
@@ -396,6 +425,12 @@ impl Image for SparseVhd {
         }
         self.bitmaps.forget();
         self.act(|image| image.release_blocks(&blocks))
+    }
+
+    fn will_relocate(&self, moves: &[Move]) {
+        if let Ok(transfers) = self.transfers(moves) {
+            self.file.will_copy(&transfers);
+        }
     }
 
     fn relocate(&mut self, moves: &[Move]) -> Result<()> {

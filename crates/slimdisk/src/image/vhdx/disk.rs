@@ -150,6 +150,10 @@ impl ReadAt for VhdxDisk {
     fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         self.next_data_through(offset)
     }
+
+    fn will_read(&self, ranges: &[Range<u64>]) {
+        self.will_read_here(ranges);
+    }
 }
 
 impl Image for VhdxDisk {
@@ -369,6 +373,14 @@ impl Image for VhdxDisk {
         self.check_bitmaps_idle(pieces)?;
         self.bitmaps.forget();
         self.act(|image| image.release_pieces(pieces))
+    }
+
+    fn will_relocate(&self, moves: &[Move]) {
+        if let Ok(changes) = self.changes_of(moves) {
+            let transfers: Vec<_> =
+                changes.into_iter().map(|(_, transfer)| transfer).collect();
+            self.file.will_copy(&transfers);
+        }
     }
 
     fn relocate(&mut self, moves: &[Move]) -> Result<()> {

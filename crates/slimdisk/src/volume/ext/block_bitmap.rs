@@ -3,6 +3,7 @@
 //! Source: the kernel's `Documentation/filesystems/ext4/bitmaps.rst` and
 //! `checksums.rst`; `ext4_validate_block_bitmap` in `fs/ext4/balloc.c`.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::RUN_FSCK;
@@ -16,6 +17,8 @@ use crate::storage::ReadAt;
 
 /// Bytes of adjacent bitmaps read at once.
 const BATCH: u64 = 1 << 20;
+/// How many such batches are under way at once.
+const AHEAD: usize = 32;
 /// Descriptors of this length have the high half of the bitmap's checksum.
 const WIDE_CHECKSUM: u32 = 0x3A;
 
@@ -29,8 +32,11 @@ pub(super) struct Bitmaps<'a> {
     journal: &'a Ranges,
     /// Takes free ranges in bytes.
     sink: &'a mut dyn FnMut(Range<u64>),
-    /// Groups whose bitmaps lie one after the other, not yet read.
+    /// Groups whose bitmaps lie one after the other, not yet asked for.
     batch: Vec<(u64, GroupDescriptor)>,
+    /// Batches that have been asked for, in ascending order; a group without a written
+    /// bitmap is one of its own.
+    ahead: VecDeque<Vec<(u64, GroupDescriptor)>>,
     buf: Vec<u8>,
     /// The free blocks at the end of what has been judged, not yet passed on.
     pending: Range<u64>,
@@ -59,6 +65,7 @@ impl<'a> Bitmaps<'a> {
             journal,
             sink,
             batch: Vec::new(),
+            ahead: VecDeque::new(),
             buf: Vec::new(),
             pending: 0..0,
             free_clusters: 0,
@@ -72,26 +79,46 @@ impl<'a> Bitmaps<'a> {
         group_descriptor::for_each(fs, volume, &mut |group, descriptor| {
             let follows = self.batch.last().is_none_or(|(_, last)| {
                 !descriptor.block_uninit
+                    && !last.block_uninit
                     && descriptor.block_bitmap == last.block_bitmap + 1
                     && fs.byte(self.batch.len() as u64 + 1) <= BATCH
             });
             if !follows {
-                self.judge_batch()?;
-            }
-            if descriptor.block_uninit {
-                return self.judge_uninitialised(group, &descriptor);
+                self.ask_for_batch()?;
             }
             self.batch.push((group, descriptor));
             Ok(())
         })?;
-        self.judge_batch()?;
+        self.ask_for_batch()?;
+        while let Some(batch) = self.ahead.pop_front() {
+            self.judge_batch(&batch)?;
+        }
         self.pass_on()?;
         Ok(Totals { free_clusters: self.free_clusters, free_blocks: self.free_blocks })
     }
 
-    fn judge_batch(&mut self) -> Result<()> {
+    /// Has the batch read while those before it are judged.
+    fn ask_for_batch(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
         let Some((_, first)) = batch.first() else { return Ok(()) };
+        if !first.block_uninit {
+            let start = self.fs.byte(first.block_bitmap);
+            self.volume.will_read(&[start..start + self.fs.byte(batch.len() as u64)]);
+        }
+        self.ahead.push_back(batch);
+        if self.ahead.len() > AHEAD
+            && let Some(batch) = self.ahead.pop_front()
+        {
+            self.judge_batch(&batch)?;
+        }
+        Ok(())
+    }
+
+    fn judge_batch(&mut self, batch: &[(u64, GroupDescriptor)]) -> Result<()> {
+        let Some((group, first)) = batch.first() else { return Ok(()) };
+        if first.block_uninit {
+            return self.judge_uninitialised(*group, first);
+        }
         let mut buf = std::mem::take(&mut self.buf);
         // At most BATCH bytes.
         buf.resize(

@@ -1,5 +1,7 @@
 //! The volume as it will be once the journal is replayed.
 
+use std::ops::Range;
+
 use super::superblock::Superblock;
 use crate::error::Result;
 use crate::storage::ReadAt;
@@ -75,6 +77,10 @@ impl ReadAt for Overlay<'_> {
             self.patch(entry, offset, buf)?;
         }
         Ok(())
+    }
+
+    fn will_read(&self, ranges: &[Range<u64>]) {
+        self.volume.will_read(ranges);
     }
 }
 

@@ -44,7 +44,10 @@ pub(super) fn free_ranges(
     let mut scan = Scan { clusters: disk.geometry.clusters, next: 0, start: None };
     let mut at = 0;
     let mut buf = vec![0; usize::try_from(CHUNK.min(end)).unwrap_or(0)];
+    disk.will_read_map(clusters, 0..CHUNK);
     while at < end {
+        let next = at + CHUNK;
+        disk.will_read_map(clusters, next..next + CHUNK);
         let length = usize::try_from(end - at).unwrap_or(usize::MAX).min(buf.len());
         let Some(chunk) = buf.get_mut(..length) else { break };
         disk.read_map(clusters, at, chunk)?;

@@ -1,6 +1,7 @@
 //! `$MFT`: the table of file records, and reading what its attributes name.
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use super::boot::Geometry;
 use super::file::{Clusters, File, Records, Stream};
@@ -57,6 +58,24 @@ impl<'a> Disk<'a> {
         buf: &mut [u8],
     ) -> Result<()> {
         self.each_piece(clusters, offset, buf, |at, piece| self.bytes.read_at(at, piece))
+    }
+
+    /// Says that a part of `$Bitmap` will be read soon.
+    pub(super) fn will_read_map(&self, clusters: &Clusters, range: Range<u64>) {
+        let size = self.geometry.cluster_size;
+        let mut pieces = Vec::new();
+        for run in clusters.runs.from(range.start / size) {
+            let start = run.vcn * size;
+            if start >= range.end {
+                break;
+            }
+            if let Some(lcn) = run.lcn {
+                let skipped = range.start.saturating_sub(start);
+                let end = (run.length * size).min(range.end - start);
+                pieces.push(lcn * size + skipped..lcn * size + end);
+            }
+        }
+        self.bytes.will_read(&pieces);
     }
 
     fn each_piece(

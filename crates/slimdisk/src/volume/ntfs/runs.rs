@@ -93,9 +93,13 @@ impl RunList {
 
     /// The run that holds cluster `vcn` of the value.
     pub(super) fn find(&self, vcn: u64) -> Option<&Run> {
-        self.0
-            .get(self.0.partition_point(|run| run.vcn + run.length <= vcn))
-            .filter(|run| run.vcn <= vcn)
+        self.from(vcn).first().filter(|run| run.vcn <= vcn)
+    }
+
+    /// The runs from cluster `vcn` of the value on.
+    pub(super) fn from(&self, vcn: u64) -> &[Run] {
+        let first = self.0.partition_point(|run| run.vcn + run.length <= vcn);
+        self.0.get(first..).unwrap_or_default()
     }
 }
 

@@ -217,6 +217,12 @@ impl Tree<'_> {
             }
             visit(*number);
         }
+        if children.len() > 1 {
+            let place = |(number, _): &(u32, _)| self.fs.byte(self.group, *number);
+            let size = u64::from(self.fs.block_size);
+            let places = children.iter().map(place).map(|at| at..at + size);
+            self.volume.will_read(&places.collect::<Vec<_>>());
+        }
         Ok(Node { children, next: 0, read: Vec::new(), read_from: 0 })
     }
 

@@ -1,8 +1,10 @@
 //! What holds for every plan; shared with the fuzz target `plan`.
 
+use std::collections::BTreeMap;
+
 use slimdisk::compact::Verdict;
 use slimdisk::compact::plan::{self, Plan};
-use slimdisk::image::{Extent, Layout, Piece, Release};
+use slimdisk::image::{Extent, Layout, Move, Piece, Release};
 
 /// Plans, and panics unless the plan is
 ///
@@ -11,7 +13,9 @@ use slimdisk::image::{Extent, Layout, Piece, Release};
 /// - exact: the length is what the pieces, carried out, ask for;
 /// - frugal: exactly the live pieces beyond the new end move;
 /// - smallest: no nearer end behind the tables has room for all live pieces;
-/// - final: with all that is left live, a second plan is empty.
+/// - final: with all that is left live, a second plan is empty;
+/// - the same for a host that can clone, but for which block goes to which place: of
+///   those as many as can be agree.
 pub fn check(layout: &Layout, verdicts: &[Verdict]) {
     let plan = plan::plan(layout, verdicts);
     plan.verify(layout).unwrap();
@@ -40,6 +44,10 @@ pub fn check(layout: &Layout, verdicts: &[Verdict]) {
         assert!(right, "{release:?} was judged otherwise");
     }
 
+    for unit in [1, 1024, 4096, 3 * 512, 1 << 20] {
+        agrees(layout, verdicts, &plan, unit);
+    }
+
     let after = carried_out(layout, verdicts, &plan);
     let end = after.end_of_data();
     assert_eq!(plan.file_len_after, after.file_len_after(end).min(layout.file_len));
@@ -62,6 +70,39 @@ pub fn check(layout: &Layout, verdicts: &[Verdict]) {
 
     let all_live = vec![Verdict::Live; verdicts.len()];
     assert!(plan::plan(&after, &all_live).is_empty(), "something is left to do");
+}
+
+/// Holds a plan for a host that clones in units of `unit` bytes against the plain one.
+fn agrees(layout: &Layout, verdicts: &[Verdict], plain: &Plan, unit: u64) {
+    let cloning = plan::plan_to_clone(layout, verdicts, Some(unit));
+    cloning.verify(layout).unwrap();
+    let without_places = |plan: &Plan| {
+        let mut plan = plan.clone();
+        plan.moves.iter_mut().for_each(|m| m.to = 0);
+        plan
+    };
+    assert_eq!(without_places(&cloning), without_places(plain));
+    let blocks = |plan: &Plan, bitmaps: bool| {
+        let is_wanted = |m: &&Move| m.piece.block().is_none() == bitmaps;
+        let mut places: Vec<_> =
+            plan.moves.iter().filter(is_wanted).map(|m| m.to).collect();
+        places.sort_unstable();
+        places
+    };
+    assert_eq!(blocks(&cloning, false), blocks(plain, false), "the same places");
+    assert_eq!(blocks(&cloning, true), blocks(plain, true), "the same places");
+    let from = |m: &Move| {
+        layout.extents.iter().find(|e| e.piece == m.piece).map(|e| e.place).unwrap()
+    };
+    let moved = || cloning.moves.iter().filter(|m| m.piece.block().is_some());
+    let agree = moved().filter(|m| m.to % unit == from(m) % unit).count();
+    let mut rests: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
+    for m in moved() {
+        rests.entry(from(m) % unit).or_default().0 += 1;
+        rests.entry(m.to % unit).or_default().1 += 1;
+    }
+    let most: usize = rests.values().map(|(from, to)| (*from).min(*to)).sum();
+    assert_eq!(agree, most, "as many as can be agree modulo {unit}");
 }
 
 fn number(piece: Piece) -> (bool, u32) {

@@ -92,6 +92,28 @@ impl VhdxDisk {
         Ok(())
     }
 
+    /// Passes on which of these bytes of the disk will be read from this file; what a
+    /// parent shows is left out.
+    pub(super) fn will_read_here(&self, ranges: &[Range<u64>]) {
+        let size = self.block_size();
+        let mut places = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let end = range.end.min(self.len());
+            let mut at = range.start;
+            while at < end {
+                let upto = (at / size * size).saturating_add(size).min(end);
+                let block = u32::try_from(at / size).unwrap_or(u32::MAX);
+                let entry = self.structures.bat.entry(block);
+                if matches!(entry.state(), Some(State::Fully | State::Partially)) {
+                    let start = entry.place().saturating_add(at % size);
+                    places.push(start..start.saturating_add(upto - at));
+                }
+                at = upto;
+            }
+        }
+        self.file.will_read(&places);
+    }
+
     pub(super) fn next_data_through(&self, offset: u64) -> Result<Option<Range<u64>>> {
         let size = self.block_size();
         let mut at = offset;

@@ -12,7 +12,7 @@ use crate::image::vhdx::log::LARGEST;
 use crate::image::vhdx::new_guid;
 use crate::image::vhdx::raw::{MIB, NO_GUID};
 use crate::image::{Image, Move, Piece, Release, wrong_type};
-use crate::storage::{ReadAt, Storage};
+use crate::storage::{ReadAt, Storage, Transfer};
 
 impl VhdxDisk {
     /// Fails unless a run can change the file.
@@ -180,6 +180,19 @@ impl VhdxDisk {
 
     pub(super) fn relocate_pieces(&mut self, moves: &[Move]) -> Result<()> {
         self.begin()?;
+        let changes = self.changes_of(moves)?;
+        let (_, transfers): (Vec<_>, Vec<_>) = changes.iter().copied().unzip();
+        self.file.copy_all(&transfers)?;
+        self.file.flush()?;
+        let entries: Vec<_> = changes.into_iter().map(|(entry, _)| entry).collect();
+        self.set_entries(&entries)
+    }
+
+    /// For each move the entry that it leads to, and what is copied.
+    pub(super) fn changes_of(
+        &self,
+        moves: &[Move],
+    ) -> Result<Vec<((Owner, Entry), Transfer)>> {
         let mut changes = Vec::with_capacity(moves.len());
         for Move { piece, to } in moves {
             let bat = &self.structures.bat;
@@ -198,11 +211,10 @@ impl VhdxDisk {
                 let what = format!("{piece:?} has no place in the file");
                 return Err(Error::new(Kind::Unexpected, what));
             }
-            self.file.copy_within(entry.place(), *to, len)?;
-            changes.push((owner, entry.at(*to)));
+            let transfer = Transfer { from: entry.place(), to: *to, len };
+            changes.push(((owner, entry.at(*to)), transfer));
         }
-        self.file.flush()?;
-        self.set_entries(&changes)
+        Ok(changes)
     }
 
     /// Calls the log empty, for all that was logged has reached its place.

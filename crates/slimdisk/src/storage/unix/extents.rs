@@ -1,4 +1,5 @@
-//! Linux: copies the kernel makes, holes it knows of, and room it sets aside.
+//! Linux: bytes that places share, the kernel's cache, holes it knows of, and room it
+//! sets aside.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind};
@@ -34,26 +35,40 @@ pub fn clone_range(file: &File, from: u64, to: u64, len: u64) -> Result<()> {
     }
 }
 
-/// Copies up to `len` bytes from `from` to `to` and says how many; 0 if the
-/// kernel will not.
-pub fn copy_range(file: &File, from: u64, to: u64, len: u64) -> Result<u64> {
-    // One call is not stopped by a signal; keep it short.
-    let len = usize::try_from(len.min(64 << 20)).unwrap_or(1 << 20);
-    let (mut from, mut to) = (offset(from)?, offset(to)?);
-    let fd = file.as_raw_fd();
+/// Begins to write `len` bytes at `from` to the medium, without waiting for it; no
+/// substitute for a flush, which alone tells what became of them.
+pub fn write_out(file: &File, from: u64, len: u64) -> Result<()> {
+    let (from, len) = (offset(from)?, offset(len)?);
     loop {
-        // SAFETY: the descriptor is open, and both offsets are writable for the
-        // call.
-        let done =
-            unsafe { libc::copy_file_range(fd, &raw mut from, fd, &raw mut to, len, 0) };
-        match u64::try_from(done) {
-            Ok(done) => return Ok(done),
-            Err(_) => match Error::last_os_error() {
+        // SAFETY: the descriptor is open; no memory is touched.
+        match unsafe {
+            libc::sync_file_range(
+                file.as_raw_fd(),
+                from,
+                len,
+                libc::SYNC_FILE_RANGE_WRITE,
+            )
+        } {
+            -1 => match Error::last_os_error() {
                 e if e.kind() == ErrorKind::Interrupted => {}
+                // Not a file of which the system keeps pages.
+                e if e.raw_os_error() == Some(libc::ESPIPE) => {
+                    return Err(Error::from(ErrorKind::Unsupported));
+                }
                 e => return Err(e),
             },
+            _ => return Ok(()),
         }
     }
+}
+
+/// Has `len` bytes at `from` read in the background.
+pub fn will_read(file: &File, from: u64, len: u64) {
+    let (Ok(from), Ok(len)) = (offset(from), offset(len)) else { return };
+    // SAFETY: the descriptor is open; no memory is touched.
+    let _ = unsafe {
+        libc::posix_fadvise(file.as_raw_fd(), from, len, libc::POSIX_FADV_WILLNEED)
+    };
 }
 
 /// Sets room aside for the `len` bytes at `from`; the file stays as long as it is.
