@@ -5,12 +5,14 @@ use std::time::SystemTime;
 use slimdisk::image::vhdx::Vhdx;
 use slimdisk::image::{Format, ImageType, NewImage};
 
-use super::crash::DISK;
-use crate::power_cut::{Op, Recorder, power_cut};
+use crate::power_cut::{Growth, Op, Recorder, Tear, power_cut};
 use crate::support::Noise;
 use crate::vhdx_model::{FULL, MIB, Pages, read_strictly};
 
 const SIZE: u64 = 9 * MIB + 4096;
+
+/// The file comes to be by what is written to it.
+const GROWING: (Tear, Growth) = (Tear::Changes, Growth::LengthFirst);
 
 /// Parts of the disk that are not zeros.
 fn parts() -> Vec<(u64, Vec<u8>)> {
@@ -80,7 +82,7 @@ fn judge(file: &Pages) -> Result<bool, String> {
 fn fault(before: &Pages, ops: &[Op], noise: &mut Noise) -> Option<String> {
     for at in 0..=ops.len() {
         for _ in 0..8 {
-            match judge(&power_cut(before, &ops[..at], DISK, noise)) {
+            match judge(&power_cut(before, &ops[..at], GROWING, noise)) {
                 Ok(false) if at == ops.len() => return Some("it was lost".to_owned()),
                 Ok(_) => {}
                 Err(what) => return Some(format!("after {at}: {what}")),
