@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
-use slimdisk::compact::{Mode, Options};
+use slimdisk::compact::{Mode, Options, Punch};
 use slimdisk::create::{self, Content};
 use slimdisk::image::parent::ParentLookup;
 use slimdisk::image::vhd::Vhd;
@@ -157,6 +157,7 @@ Examples:
 Examples:
   slimdisk compact disk.vhd
   slimdisk compact --verify disk.vhd
+  slimdisk compact --punch disk.vhd
   slimdisk compact --json --progress none *.vhd > reports.jsonl")]
     Compact(CompactArgs),
 
@@ -261,6 +262,9 @@ pub struct PlanArgs {
     /// The disk images
     #[arg(required = true, value_name = "DISK", value_hint = ValueHint::FilePath)]
     pub disks: Vec<PathBuf>,
+    /// Give room back by holes in the file, too
+    #[command(flatten)]
+    pub punch: PunchArgs,
     /// How far to look.
     #[command(flatten)]
     pub search: SearchArgs,
@@ -318,6 +322,9 @@ pub struct CompactArgs {
     /// Without it the time is set back to what it was: the guest's data is the same.
     #[arg(long)]
     pub touch: bool,
+    /// Give room back by holes in the file, too
+    #[command(flatten)]
+    pub punch: PunchArgs,
     /// How far to look.
     #[command(flatten)]
     pub search: SearchArgs,
@@ -330,6 +337,38 @@ pub struct CompactArgs {
     /// How progress is shown.
     #[command(flatten)]
     pub progress: ProgressArgs,
+}
+
+/// Holes in the file.
+#[derive(Debug, Args)]
+pub struct PunchArgs {
+    /// Punch holes in the file where its free space lies, and move nothing
+    ///
+    /// The host gets the room back, inside blocks that hold live data too, and the file
+    /// keeps its length. Works on fixed images as well. With --punch=also the image is
+    /// compacted first, and holes are punched in what free space is left. Free is what
+    /// trusted volumes call free; with --mode full what reads as zeros, too.
+    ///
+    /// Only for hosts that take disk images with holes, such as QEMU: Hyper-V and WSL
+    /// refuse them, and the file system that the image lies on must know holes.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "only"
+    )]
+    pub punch: Option<PunchArg>,
+}
+
+/// What is done besides punching holes.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum PunchArg {
+    /// Nothing: only punch holes
+    Only,
+    /// Compact the image first
+    Also,
 }
 
 /// `create`.
@@ -620,6 +659,15 @@ impl From<ModeArg> for Mode {
             ModeArg::Quick => Mode::Quick,
             ModeArg::Full => Mode::Full,
             ModeArg::Prezeroed => Mode::Prezeroed,
+        }
+    }
+}
+
+impl From<PunchArg> for Punch {
+    fn from(punch: PunchArg) -> Self {
+        match punch {
+            PunchArg::Only => Punch::Only,
+            PunchArg::Also => Punch::Also,
         }
     }
 }

@@ -38,7 +38,8 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Plan(args) => {
             let style = args.progress.progress.style(args.output.quiet);
-            let options = options(&args.search, &args.parents);
+            let mut options = options(&args.search, &args.parents);
+            options.punch = args.punch.punch.map(Into::into);
             let task = compact::Task { options, dry_run: true };
             with_watch(&args.output, style, |console, watch| {
                 compact::run(&args.disks, &task, console, watch)
@@ -49,6 +50,7 @@ pub fn run(cli: Cli) -> ExitCode {
             let mut options = options(&args.search, &args.parents);
             options.verify = args.verify;
             options.touch = args.touch;
+            options.punch = args.punch.punch.map(Into::into);
             let task = compact::Task { options, dry_run: args.dry_run };
             with_watch(&args.output, style, |console, watch| {
                 compact::run(&args.disks, &task, console, watch)

@@ -247,6 +247,7 @@ fn words(phase: Phase) -> &'static str {
         Phase::Release => "giving blocks up",
         Phase::Relocate => "moving blocks",
         Phase::Truncate => "cutting the file",
+        Phase::Punch => "punching holes",
         Phase::VerifyAfter => "verifying",
         Phase::Copy => "writing the new image",
         Phase::Merge => "merging into the parent",

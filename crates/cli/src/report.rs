@@ -6,7 +6,7 @@ mod remainder;
 mod volumes;
 
 use slimdisk::compact::report::IoReport;
-use slimdisk::compact::{Options, Outcome, Report};
+use slimdisk::compact::{Options, Outcome, Punch, Report};
 
 pub use self::hints::error_hint;
 pub use self::volumes::{volume_name, volume_table};
@@ -17,13 +17,18 @@ use crate::table::{Side, Table};
 
 /// The report in lines, each with its line break.
 pub fn render(report: &Report, options: &Options, view: View) -> String {
-    let mut text = Text::new(&headline(report), view);
-    if report.block_size == 0 {
+    let headline = match report.punched_bytes {
+        Some(punched) => headline_of_holes(report, options, punched),
+        None => headline(report),
+    };
+    let mut text = Text::new(&headline, view);
+    if report.block_size == 0 && report.punched_bytes.is_none() {
         return text.text;
     }
     text.sizes(report);
+    let punched_only = options.punch == Some(Punch::Only);
     // Of a run that did not end, only the plan knows where the rest would be.
-    if !matches!(report.outcome, Outcome::Cancelled | Outcome::Failed) {
+    if !matches!(report.outcome, Outcome::Cancelled | Outcome::Failed) && !punched_only {
         text.section("Where the rest is", remainder::lines(report, view));
     }
     text.section("Volumes", volume_table(&report.volumes, view));
@@ -39,7 +44,9 @@ pub fn render(report: &Report, options: &Options, view: View) -> String {
     text.verified(report.verified.as_deref(), what);
     let unguarded = report.unguarded.iter().filter(|_| view.exact);
     text.notes(report.notes.iter().chain(unguarded));
-    text.hints(&hints::to_win_more(report, options));
+    if !punched_only {
+        text.hints(&hints::to_win_more(report, options));
+    }
     text.text
 }
 
@@ -54,7 +61,9 @@ fn headline(report: &Report) -> String {
             format!("nothing to win: {}", remainder::reason(report))
         }
         Outcome::Planned => format!("compact would win {gain}"),
-        Outcome::Compacted | Outcome::NothingToDo => format!("won {gain}"),
+        Outcome::Compacted | Outcome::Punched | Outcome::NothingToDo => {
+            format!("won {gain}")
+        }
         Outcome::Cancelled if won > 0 => {
             format!("stopped; won {gain} so far, run again to continue")
         }
@@ -63,6 +72,31 @@ fn headline(report: &Report) -> String {
         Outcome::Failed => "failed".to_owned(),
     };
     format!("{BOLD}{image}{BOLD:#}: {what}")
+}
+
+/// What happened, in one line, where holes were punched.
+fn headline_of_holes(report: &Report, options: &Options, punched: u64) -> String {
+    let holes = format!("{GOOD}{}{GOOD:#}", Size(punched));
+    if options.punch == Some(Punch::Also) {
+        let will = if report.outcome == Outcome::Planned { "would be" } else { "became" };
+        return match punched {
+            0 => headline(report),
+            _ => format!("{}; {holes} in it {will} holes", headline(report)),
+        };
+    }
+    let what = match report.outcome {
+        Outcome::NothingToDo => "nothing to punch".to_owned(),
+        Outcome::Planned if punched == 0 => "nothing to punch".to_owned(),
+        Outcome::Planned => format!("{holes} could be punched"),
+        Outcome::Cancelled => {
+            format!("stopped; {holes} became holes, run again to continue")
+        }
+        Outcome::Failed => format!("failed, when {holes} had become holes"),
+        Outcome::Punched | Outcome::Compacted => {
+            format!("{holes} became holes, the file is as long as before")
+        }
+    };
+    format!("{BOLD}{}{BOLD:#}: {what}", printable(&report.image))
 }
 
 /// A report that grows line by line.

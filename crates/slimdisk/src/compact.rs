@@ -7,8 +7,10 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod data_ahead;
 pub(crate) mod finer;
 pub mod plan;
+pub mod punch;
 pub mod report;
 pub mod run;
 pub mod survey;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::plan::Plan;
+pub use self::punch::Punch;
 use self::report::{BlockCounts, IoReport};
 pub use self::report::{Mode, Outcome, Report};
 pub use self::survey::{Survey, Verdict};
@@ -62,6 +65,11 @@ pub struct Options {
     /// parent, too. The disk gets another identity, by which they no longer find it.
     /// Refused for a format whose disks keep theirs.
     pub orphan_children: bool,
+    /// Punch holes in the file where its free space lies, instead of compacting it or
+    /// behind that. For hosts that take files with holes. With [`Mode::Quick`] that is what
+    /// trusted volumes call free, and whole blocks of zeros; the other modes read all that
+    /// stays, for zeros.
+    pub punch: Option<Punch>,
     /// Count what smaller blocks would hold.
     pub(crate) smaller_blocks: bool,
     /// A parent lies in another folder, where nobody would see that this image depends
@@ -147,7 +155,8 @@ pub fn plan_disk(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report 
         let file = Arc::new(Meter::new(file));
         report.host_bytes_before = file.inner().host_bytes()?;
         let real = Some(file.inner().path());
-        let planned = prepare(file.clone(), real, options, &mut report, hook);
+        let planned = prepare(file.clone(), real, options, &mut report, hook)
+            .and_then(|prepared| plan_holes(prepared, &file, options, &mut report, hook));
         let mut counts = file.counts();
         if let Ok(Some(prepared)) = &planned {
             counts.bytes_read += prepared.chain.bytes_read();
@@ -202,7 +211,9 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
         report.host_bytes_after = file.inner().host_bytes().ok();
         // After a failure, too: the guest's disk is the same.
         if !options.touch
-            && (report.io.bytes_written != Some(0) || give_back)
+            && (report.io.bytes_written != Some(0)
+                || give_back
+                || report.host_bytes_after != Some(report.host_bytes_before))
             && let Err(error) = file.inner().restore_times(times)
         {
             report.notes.push(error.chain());
@@ -234,11 +245,18 @@ fn run_on(
     chain: &mut Chain,
     hook: &mut Hook<'_>,
 ) -> Result<Outcome> {
+    if options.punch.is_some() {
+        // What cannot be done is said before anything else is.
+        storage.hole_size()?;
+    }
     let Some(prepared) = prepare(storage.clone(), path, options, report, hook)? else {
         return Ok(Outcome::Cancelled);
     };
     let Prepared { mut image, survey, plan, .. } = prepared;
     *chain = prepared.chain;
+    if options.punch == Some(Punch::Only) {
+        return punch::punch(&mut *image, &storage, &survey, options, report, hook);
+    }
     // Until something is written, nothing has changed.
     let before = report.blocks.allocated_before;
     let unchanged = BlockCounts {
@@ -251,25 +269,17 @@ fn run_on(
     let orphaned = std::mem::take(&mut report.orphaned);
     let identity = image.facts().unique_id;
     report.file_size_after = report.file_size_before;
-    let verdicts = survey.verdicts;
+    let verdicts = &survey.verdicts;
     let mut before = None;
     if options.verify {
-        before = verify::digest(&*image, &verdicts, Phase::VerifyBefore, hook)?;
+        before = verify::digest(&*image, verdicts, Phase::VerifyBefore, hook)?;
         if before.is_none() {
             return Ok(Outcome::Cancelled);
         }
     }
     let done = run::run(&mut *image, &plan, run::ROUND, hook);
     report.file_size_after = storage.len();
-    // How far a run came that failed, the file itself knows best.
-    if !orphaned.is_empty()
-        && let Ok(reached) = image::open(storage.clone())
-        && reached.facts().unique_id != identity
-    {
-        let names = orphaned.join(", ");
-        report.notes.push(format!("no longer find their parent: {names}"));
-        report.orphaned = orphaned;
-    }
+    tell_of_orphans(&storage, identity, orphaned, report);
     let done = match done {
         Ok(done) => done,
         Err(error) => {
@@ -296,11 +306,8 @@ fn run_on(
     }
     if let Some(before) = before {
         // Through a fresh reading of the file: what the next program will see.
-        let mut fresh = image::open(storage)?;
-        if let Some(parent) = image.parent() {
-            fresh.set_parent(parent.clone())?;
-        }
-        match verify::digest(&*fresh, &verdicts, Phase::VerifyAfter, hook)? {
+        let fresh = open_anew(&storage, &*image)?;
+        match verify::digest(&*fresh, verdicts, Phase::VerifyAfter, hook)? {
             None => return Ok(Outcome::Cancelled),
             Some(after) if after == before => {
                 report.verified = Some(after.to_hex().to_string());
@@ -314,7 +321,63 @@ fn run_on(
             }
         }
     }
-    Ok(if plan.is_empty() { Outcome::NothingToDo } else { Outcome::Compacted })
+    let outcome = if plan.is_empty() { Outcome::NothingToDo } else { Outcome::Compacted };
+    if options.punch == Some(Punch::Also) {
+        let mut fresh = open_anew(&storage, &*image)?;
+        let punched =
+            punch::punch(&mut *fresh, &storage, &survey, options, report, hook)?;
+        return Ok(match punched {
+            Outcome::Punched if outcome == Outcome::Compacted => outcome,
+            Outcome::NothingToDo => outcome,
+            punched => punched,
+        });
+    }
+    Ok(outcome)
+}
+
+/// The image as the next program will see it, with the same parent.
+fn open_anew(storage: &Arc<dyn Storage>, image: &dyn Image) -> Result<Box<dyn Image>> {
+    let mut fresh = image::open(storage.clone())?;
+    if let Some(parent) = image.parent() {
+        fresh.set_parent(parent.clone())?;
+    }
+    Ok(fresh)
+}
+
+/// Enters that `orphaned` no longer find their parent, if the disk in the file is not the
+/// one that it was. How far a run came that failed, the file itself knows best.
+fn tell_of_orphans(
+    storage: &Arc<dyn Storage>,
+    identity: Option<[u8; 16]>,
+    orphaned: Vec<String>,
+    report: &mut Report,
+) {
+    if !orphaned.is_empty()
+        && let Ok(reached) = image::open(storage.clone())
+        && reached.facts().unique_id != identity
+    {
+        let names = orphaned.join(", ");
+        report.notes.push(format!("no longer find their parent: {names}"));
+        report.orphaned = orphaned;
+    }
+}
+
+/// Adds to what was prepared what punching would do, if that is wished for; `None` if the
+/// hook asked to stop.
+fn plan_holes(
+    prepared: Option<Prepared>,
+    file: &Arc<Meter<HostFile>>,
+    options: &Options,
+    report: &mut Report,
+    hook: &mut Hook<'_>,
+) -> Result<Option<Prepared>> {
+    let Some(prepared) = prepared else { return Ok(None) };
+    let Some(punch) = options.punch else { return Ok(Some(prepared)) };
+    let storage: Arc<dyn Storage> = file.clone();
+    let Prepared { image, survey, .. } = &prepared;
+    let also = punch == Punch::Also;
+    let planned = punch::plan(&**image, &storage, survey, also, options, report, hook)?;
+    Ok(planned.map(|_| prepared))
 }
 
 /// All that a run needs.
@@ -367,18 +430,30 @@ fn prepare(
         report.notes.extend(distance_note(&options));
         report.parents = chain.parents().to_vec();
     }
-    image.compactable()?;
-    options.smaller_blocks = true;
-    let Some(survey) = survey::survey(&*image, &options, true, hook)? else {
+    let stays = options.punch == Some(Punch::Only);
+    if stays {
+        image.punchable()?;
+    } else {
+        image.compactable()?;
+    }
+    options.smaller_blocks = !stays;
+    // Who punches only reads all that stays anyway, for zeros in a part of a block.
+    let search = !stays || options.mode == Mode::Quick;
+    let Some(survey) = survey::survey(&*image, &options, search, hook)? else {
         return Ok(None);
     };
-    let Some(layout) = image.layout() else { return Ok(None) };
-    let plan = plan::plan_to_clone(&layout, &survey.verdicts, clone_unit);
-    let count =
-        |verdict| survey.verdicts.iter().filter(|v| **v == verdict).count() as u64;
-    report.blocks.released_free = count(Verdict::Free) + count(Verdict::Blank);
-    report.blocks.released_zero = count(Verdict::Zero);
-    report.blocks.released_parent = count(Verdict::Parent);
+    let plan = match image.layout() {
+        _ if stays => Plan::of_nothing(report.file_size_before),
+        Some(layout) => plan::plan_to_clone(&layout, &survey.verdicts, clone_unit),
+        None => return Ok(None),
+    };
+    if !stays {
+        let count =
+            |verdict| survey.verdicts.iter().filter(|v| **v == verdict).count() as u64;
+        report.blocks.released_free = count(Verdict::Free) + count(Verdict::Blank);
+        report.blocks.released_zero = count(Verdict::Zero);
+        report.blocks.released_parent = count(Verdict::Parent);
+    }
     report.blocks.allocated_after -= plan.blocks_released() as u64;
     report.blocks.moved = plan.blocks_moved() as u64;
     if plan.changes_content {

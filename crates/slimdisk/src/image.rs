@@ -13,6 +13,7 @@
 
 pub mod check;
 mod layout;
+mod holes;
 pub mod new;
 pub mod parent;
 mod sector_bitmap;
@@ -439,6 +440,34 @@ pub trait Image: ReadAt {
     /// zeros.
     fn disputed_bytes(&self, _block: u32) -> Result<Ranges> {
         Ok(Ranges::new())
+    }
+
+    /// Fails unless [holes](Image::punch) can be punched in it, with the reason: one that
+    /// is not settled, a differencing one without its parent.
+    fn punchable(&self) -> Result<()> {
+        Err(wrong_type("an image of a format in which no holes are punched"))
+    }
+
+    /// Where in the file the byte `at` of the disk lies, with those that follow it in both
+    /// up to the end of its block, of a fixed image up to the end of the disk; `None` if
+    /// the block has no place. In a differencing image those that are not its
+    /// [own](Image::own_bytes) mean nothing.
+    fn place(&self, _at: u64) -> Option<Range<u64>> {
+        None
+    }
+
+    /// Makes holes in the file where these bytes of the disk lie, which read as zeros from
+    /// then on; `ranges` ascend. The file is as long as before.
+    ///
+    /// Durable when it returns; at any earlier moment each of these bytes reads as before
+    /// or as zero, and all others as before.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Image::punchable`] and [`Storage::punch`]; [`Kind::Unexpected`], and
+    /// nothing is changed, for bytes that have no place in the file or are the parent's.
+    fn punch(&mut self, _ranges: &[Range<u64>]) -> Result<()> {
+        self.punchable()
     }
 
     /// Fails unless the guest's bytes can be [written](Image::write), with the reason.

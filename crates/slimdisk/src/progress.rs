@@ -21,6 +21,8 @@ pub enum Phase {
     Relocate,
     /// Cutting the file.
     Truncate,
+    /// Punching holes in the file.
+    Punch,
     /// Hashing the live guest bytes after the run.
     VerifyAfter,
     /// Writing a new image.

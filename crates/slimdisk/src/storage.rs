@@ -118,6 +118,29 @@ pub trait Storage: ReadAt {
         None
     }
 
+    /// The size in bytes of the pieces in which [`punch`](Storage::punch) gives room back:
+    /// whole ones, which begin at multiples of it. Changes nothing. Of a file that
+    /// was opened for reading alone it is what it would be if there can be any.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::InvalidArgument`] where the file can have no holes.
+    fn hole_size(&self) -> Result<u64> {
+        Err(no_holes())
+    }
+
+    /// Makes a hole of the file's bytes in `range`: they read as zeros and take up no
+    /// room, and the file is as long as before. Durable after the next flush; until then
+    /// any part of it may have been done.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`hole_size`](Storage::hole_size), [`Kind::InvalidImage`] for a range
+    /// beyond the end, [`Kind::Io`].
+    fn punch(&self, _range: Range<u64>) -> Result<()> {
+        Err(no_holes())
+    }
+
     /// Fails with [`Kind::InUse`] if somebody has opened the file for writing
     /// since it was opened here and is waiting for it.
     fn still_exclusive(&self) -> Result<()> {
@@ -134,6 +157,15 @@ pub struct Transfer {
     pub to: u64,
     /// How many bytes there are.
     pub len: u64,
+}
+
+/// The error of a file in which there can be no holes.
+pub(crate) fn no_holes() -> Error {
+    Error::new(
+        Kind::InvalidArgument,
+        "no holes can be punched in this file: its file system or this system has no way \
+         to; compact it without --punch",
+    )
 }
 
 /// How a [`Storage::copy_within`] was done.
@@ -289,6 +321,14 @@ impl<T: Storage + ?Sized> Storage for Arc<T> {
 
     fn clone_unit(&self) -> Option<u64> {
         (**self).clone_unit()
+    }
+
+    fn hole_size(&self) -> Result<u64> {
+        (**self).hole_size()
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<()> {
+        (**self).punch(range)
     }
 
     fn still_exclusive(&self) -> Result<()> {

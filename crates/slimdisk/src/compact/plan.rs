@@ -43,6 +43,19 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Leaves a file of this length as it is.
+    pub(super) fn of_nothing(file_len: u64) -> Self {
+        Plan {
+            release: Vec::new(),
+            changes_content: false,
+            moves: Vec::new(),
+            extent_len: 0,
+            bitmap_len: 0,
+            file_len_before: file_len,
+            file_len_after: file_len,
+        }
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -33,6 +33,8 @@ pub enum Mode {
 pub enum Outcome {
     /// The image is smaller than before.
     Compacted,
+    /// Holes were punched in the file, which is as long as before.
+    Punched,
     /// There was nothing to win.
     NothingToDo,
     /// Nothing was written: this is what a run would do.
@@ -164,6 +166,11 @@ pub struct Report {
     /// Bytes the host has allocated to it now; of a plan, `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_bytes_after: Option<u64>,
+    /// Bytes in place of which the file has holes now, where
+    /// [`punch`](super::Options::punch) was asked for; of a plan, where there could be
+    /// holes as the blocks lie now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub punched_bytes: Option<u64>,
     /// Free bytes that cannot be given up because their block holds a byte that
     /// must be kept.
     pub pinned_bytes: u64,
@@ -218,6 +225,7 @@ impl Report {
             file_size_after: 0,
             host_bytes_before: 0,
             host_bytes_after: None,
+            punched_bytes: None,
             pinned_bytes: 0,
             kept: KeptBytes::default(),
             smaller_blocks: Vec::new(),

@@ -10,6 +10,7 @@
 //! only in a format that can say of a block without a place that it hides the parent.
 
 mod counters;
+mod free_space;
 mod judge;
 mod order;
 mod own;
@@ -17,6 +18,7 @@ mod places;
 mod search;
 mod volumes;
 
+pub(super) use self::free_space::FreeSpace;
 use self::judge::Judge;
 use self::volumes::Volumes;
 use super::report::{KeptBytes, Mode, SmallerBlocks, VolumeReport};
@@ -66,6 +68,8 @@ pub struct Survey {
     pub smaller_blocks: Vec<SmallerBlocks>,
     /// What the user should know of how the volumes were judged.
     pub notes: Vec<String>,
+    /// What is free, to be asked for range by range.
+    pub(super) free_space: FreeSpace,
 }
 
 /// Judges the blocks of `image`. `search` also looks for zeros, in a differencing
@@ -103,7 +107,11 @@ pub fn survey(
     }
     if options.preserve {
         judge.begin_again();
-        volumes.trusted.clear();
+        volumes.free_space.trusted.clear();
+    }
+    if options.drop_unpartitioned {
+        // What is judged outside the volumes was dropped.
+        volumes.free_space.dropped = judge.judged_outside(0..image.len());
     }
     let mut verdicts = vec![Verdict::Absent; judge.free.len()];
     let mut candidates = Vec::new();
@@ -143,12 +151,13 @@ pub fn survey(
         }
     }
     let kept = judge.kept(&verdicts)?;
-    let Volumes { reports, notes, .. } = volumes;
+    let Volumes { reports, notes, free_space, .. } = volumes;
     let smaller_blocks = match kept.pinned {
         0 => Vec::new(),
         _ => judge.finer.result(&verdicts, &judge.whole),
     };
-    Ok(Some(Survey { table, volumes: reports, verdicts, kept, smaller_blocks, notes }))
+    let volumes = reports;
+    Ok(Some(Survey { table, volumes, verdicts, kept, smaller_blocks, notes, free_space }))
 }
 
 /// What a disk with a partition table is used for beside its partitions, as far as it

@@ -1,6 +1,7 @@
 //! Comparing the new image with its source, for `--verify`.
 
-use super::copy::{DataAhead, Fate};
+use super::copy::Fate;
+use crate::compact::data_ahead::DataAhead;
 use crate::compact::zeros::is_zero;
 use crate::error::Result;
 use crate::image::Image;

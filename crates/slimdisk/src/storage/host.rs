@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::exclusion::{Exclusion, Guard, Held};
 use super::new_file::no_room;
-use super::{Copied, ReadAt, Storage, Transfer, past_the_end, platform};
+use super::{Copied, ReadAt, Storage, Transfer, no_holes, past_the_end, platform};
 use crate::error::{Error, Kind, Result};
 
 /// How long somebody who has the file open is given to close it: long enough for
@@ -650,6 +650,31 @@ impl Storage for HostFile {
             Err(e) => e.kind() == ErrorKind::InvalidInput,
         };
         able.then_some(unit)
+    }
+
+    fn hole_size(&self) -> Result<u64> {
+        let unit = self.block_size.max(512);
+        // Behind the end there is nothing to be lost.
+        match platform::may_punch(&self.file, self.len().next_multiple_of(unit), unit) {
+            Ok(()) => Ok(unit),
+            Err(e) if is_refusal(&e) => {
+                Err(no_holes().with_source(e).in_file(&self.path))
+            }
+            Err(e) => Err(self.error("cannot punch holes in the file", e)),
+        }
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<()> {
+        if range.end > self.len() {
+            let len = range.end.saturating_sub(range.start);
+            return Err(past_the_end(range.start, len, self.len()).in_file(&self.path));
+        }
+        if range.start >= range.end {
+            return Ok(());
+        }
+        self.metadata_changed.store(true, Relaxed);
+        platform::punch(&self.file, range.start, range.end - range.start)
+            .map_err(|e| self.error("cannot punch a hole", e).at(range.start))
     }
 
     fn still_exclusive(&self) -> Result<()> {

@@ -126,6 +126,14 @@ impl<S: Storage> Storage for Meter<S> {
         self.inner.clone_unit()
     }
 
+    fn hole_size(&self) -> Result<u64> {
+        self.inner.hole_size()
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<()> {
+        self.inner.punch(range)
+    }
+
     fn still_exclusive(&self) -> Result<()> {
         self.inner.still_exclusive()
     }

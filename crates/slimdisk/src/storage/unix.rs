@@ -24,7 +24,9 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 #[cfg(target_os = "linux")]
 pub use self::exclusion::{exclude, hold_off_writers, still_exclusive};
 #[cfg(target_os = "linux")]
-pub use self::extents::{clone_range, next_data, reserve, will_read, write_out};
+pub use self::extents::{
+    clone_range, may_punch, next_data, punch, reserve, will_read, write_out,
+};
 #[cfg(target_os = "linux")]
 pub use self::holder::name as holder;
 pub use self::new_file::*;
@@ -201,6 +203,14 @@ mod plain {
     }
 
     pub fn reserve(_: &File, _: u64, _: u64) -> Result<()> {
+        Err(Error::from(ErrorKind::Unsupported))
+    }
+
+    pub fn punch(_: &File, _: u64, _: u64) -> Result<()> {
+        Err(Error::from(ErrorKind::Unsupported))
+    }
+
+    pub fn may_punch(_: &File, _: u64, _: u64) -> Result<()> {
         Err(Error::from(ErrorKind::Unsupported))
     }
 }

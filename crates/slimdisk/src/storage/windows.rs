@@ -193,6 +193,16 @@ pub fn reserve(_: &File, _: u64, _: u64) -> Result<()> {
     Err(Error::from(ErrorKind::Unsupported))
 }
 
+/// Only a file that is marked sparse can have holes here, and the mark is what Hyper-V
+/// and WSL refuse.
+pub fn punch(_: &File, _: u64, _: u64) -> Result<()> {
+    Err(Error::from(ErrorKind::Unsupported))
+}
+
+pub fn may_punch(_: &File, _: u64, _: u64) -> Result<()> {
+    Err(Error::from(ErrorKind::Unsupported))
+}
+
 /// The first range at or after `from` that a sparse file has stored.
 pub fn next_data(file: &File, from: u64, len: u64) -> Result<Option<Range<u64>>> {
     let signed = |n: u64| i64::try_from(n).map_err(|_| ErrorKind::InvalidInput);

@@ -84,7 +84,7 @@ impl Case {
         judge(&self.shape, &self.verdicts, file)
     }
 
-    fn state_after(&self, ops: &[Op], at: usize, noise: &mut Noise) -> Vec<u8> {
+    pub fn state_after(&self, ops: &[Op], at: usize, noise: &mut Noise) -> Vec<u8> {
         state_after(&self.before, ops, at, noise)
     }
 }

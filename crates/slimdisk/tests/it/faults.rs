@@ -60,6 +60,16 @@ impl Storage for MemFile {
         Ok(())
     }
 
+    fn hole_size(&self) -> Result<u64> {
+        Ok(4096)
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<()> {
+        let len = usize::try_from(range.end - range.start).unwrap();
+        assert!(range.end <= self.len(), "a hole beyond the end");
+        self.write_at(range.start, &vec![0; len])
+    }
+
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied> {
         assert!(from + len <= to || to + len <= from, "a copy that overlaps itself");
         let mut data = vec![0; usize::try_from(len).unwrap()];
@@ -202,6 +212,15 @@ impl<S: Storage> Storage for Faulty<S> {
             n => self.inner.copy_within(from, to, n).map(|_| ()),
         })?;
         self.inner.copy_within(from, to, len)
+    }
+
+    fn hole_size(&self) -> Result<u64> {
+        self.inner.hole_size()
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<()> {
+        self.count(Call::Write, |_| Ok(()))?;
+        self.inner.punch(range)
     }
 
     fn still_exclusive(&self) -> Result<()> {

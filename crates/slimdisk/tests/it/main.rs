@@ -44,6 +44,8 @@ mod ntfs;
 mod partition;
 mod planner;
 mod power_cut;
+#[cfg(target_os = "linux")]
+mod punch;
 mod relink;
 mod samples;
 mod shared;

@@ -16,10 +16,14 @@ use crate::vhdx_model::{PAGE, Pages};
 
 const SECTOR: usize = 512;
 
+/// The pieces in which holes come to be.
+pub const HOLE: u64 = PAGE;
+
 #[derive(Clone, Debug)]
 pub enum Op {
     Write { offset: u64, data: Arc<[u8]> },
     SetLen(u64),
+    Punch(Range<u64>),
     Flush,
 }
 
@@ -120,6 +124,9 @@ pub fn apply<F: Content>(file: &mut F, op: &Op) {
     match op {
         Op::Write { offset, data } => file.write(*offset, data),
         Op::SetLen(len) => file.set_len(*len),
+        Op::Punch(range) => {
+            file.write(range.start, &vec![0; (range.end - range.start) as usize]);
+        }
         Op::Flush => {}
     }
 }
@@ -210,6 +217,15 @@ impl<F: Content> Storage for Recorder<F> {
         self.record(Op::SetLen(len))
     }
 
+    fn hole_size(&self) -> Result<u64> {
+        Ok(HOLE)
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<()> {
+        assert!(range.end <= self.len(), "a hole behind the end");
+        self.record(Op::Punch(range))
+    }
+
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied> {
         assert!(self.copies, "a merge copies nothing");
         assert!(from + len <= to || to + len <= from, "a copy that overlaps itself");
@@ -284,6 +300,16 @@ pub fn power_cut<'a, F: Content>(
                     if inside || growth != Growth::BySetLen || offset < durable {
                         file.write(offset, part);
                     }
+                }
+            }
+            Op::Punch(range) => {
+                let mut at = range.start;
+                while at < range.end {
+                    let upto = ((at / HOLE + 1) * HOLE).min(range.end);
+                    if noise.below(8) < keep_of_8 {
+                        apply(&mut file, &Op::Punch(at..upto));
+                    }
+                    at = upto;
                 }
             }
             Op::SetLen(_) if noise.below(8) >= keep_of_8 => {}

@@ -8,7 +8,7 @@ mod cloned;
 mod compacted;
 #[cfg(target_os = "linux")]
 mod converted;
-mod crash;
+pub mod crash;
 #[cfg(target_os = "linux")]
 mod created;
 mod half_made;

@@ -171,6 +171,17 @@ impl Judge<'_> {
         Ok(unknown)
     }
 
+    /// What of a range of the disk is judged though it is in no volume.
+    pub fn judged_outside(&self, range: Range<u64>) -> Ranges {
+        let mut outside = Ranges::new();
+        for gap in self.volume_space.gaps(range).iter() {
+            for range in self.judged.within(gap) {
+                outside.insert(range);
+            }
+        }
+        outside
+    }
+
     /// Forgets what was counted, as if no volume had been judged.
     pub fn begin_again(&mut self) {
         self.free.fill(0);

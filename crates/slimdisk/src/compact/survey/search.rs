@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 
 use super::Verdict;
+use super::free_space::changed;
 use super::judge::Judge;
-use super::order::Order;
 use super::volumes::Volumes;
 use crate::compact::zeros::{self, Job, Shown};
 use crate::compact::{Hook, Options};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::ranges::Ranges;
-use crate::storage::{Mapped, ReadAt};
 
 /// How many free ranges are held of blocks that are not complete: more than one of
 /// the largest blocks can have.
@@ -67,40 +66,13 @@ impl Judge<'_> {
                 stopped: false,
                 submit,
             };
-            for (file_system, mapping) in &volumes.trusted {
-                let volume = Mapped::new(self.image, mapping);
-                let mut failed = None;
-                let mut order = Order::default();
-                let findings =
-                    file_system.survey(&volume, &volumes.allow, &mut |found| {
-                        if !order.accepts(&found, volume.len()) {
-                            return;
-                        }
-                        mapping.pieces(found, &mut |piece| {
-                            if failed.is_none() {
-                                failed = gathering.add(piece).err();
-                            }
-                        });
-                    })?;
-                if let Some(error) = failed {
-                    return Err(error);
-                }
-                if findings.untrusted.is_some()
-                    || order.broken(&findings, volume.len()).is_some()
-                {
-                    return Err(changed());
-                }
-            }
+            volumes.free_space.each(self.image, &mut |piece| gathering.add(piece))?;
             if !gathering.pending.is_empty() && !gathering.stopped {
                 return Err(changed());
             }
             gathering.submit_below(blocks)
         })
     }
-}
-
-fn changed() -> Error {
-    Error::new(Kind::Unexpected, "a volume changed its state while it was read")
 }
 
 type Submit<'a> = dyn FnMut(Job) -> Result<ControlFlow<()>> + 'a;
@@ -179,17 +151,11 @@ impl Gathering<'_> {
 
     /// What was counted as dropped in a block.
     fn dropped(&self, block: u32) -> Ranges {
-        let mut dropped = Ranges::new();
         if self.dropping && self.judge.free_bytes(block) > 0 {
-            // What is judged outside the volumes was dropped.
-            let range = self.judge.block_range(block);
-            for gap in self.judge.volume_space.gaps(range).iter() {
-                for range in self.judge.judged.within(gap) {
-                    dropped.insert(range);
-                }
-            }
+            self.judge.judged_outside(self.judge.block_range(block))
+        } else {
+            Ranges::new()
         }
-        dropped
     }
 
     /// How many bytes the volumes called free when they were counted.

@@ -6,13 +6,14 @@
 //! have been unmounted are not believed. Swap is given up in a second reading, when the
 //! first has shown that every volume was left as a shutdown leaves it.
 
+use super::free_space::FreeSpace;
 use super::judge::{Judge, Surveyed};
 use super::places::{self, Content, Place};
 use crate::compact::report::{VolumeReport, VolumeState};
 use crate::compact::{Hook, Phase, Progress};
 use crate::error::Result;
-use crate::storage::{Mapped, Mapping};
-use crate::volume::{Allowances, FileSystem};
+use crate::storage::Mapped;
+use crate::volume::Allowances;
 
 /// What came of judging all volumes.
 #[derive(Default)]
@@ -20,10 +21,8 @@ pub struct Volumes {
     /// A sleeping system was found, so nothing of the disk is to be believed.
     pub hibernated: bool,
     pub reports: Vec<VolumeReport>,
-    /// Whose maps were counted, and where their bytes lie.
-    pub trusted: Vec<(&'static dyn FileSystem, Mapping)>,
-    /// What was allowed when they were.
-    pub allow: Allowances,
+    /// Whose maps were counted.
+    pub free_space: FreeSpace,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -96,7 +95,8 @@ fn each(
     suspect: Option<&str>,
     hook: &mut Hook<'_>,
 ) -> Result<Option<(Volumes, Testimony)>> {
-    let mut volumes = Volumes { allow, ..Volumes::default() };
+    let free_space = FreeSpace { allow, ..FreeSpace::default() };
+    let mut volumes = Volumes { free_space, ..Volumes::default() };
     let mut said = Testimony::default();
     for place in places {
         let Place { report, mapping, space, content } = place;
@@ -134,7 +134,7 @@ fn each(
                     return Ok(None);
                 }
                 if let Some(file_system) = surveyed.file_system {
-                    volumes.trusted.push((file_system, mapping.clone()));
+                    volumes.free_space.trusted.push((file_system, mapping.clone()));
                 }
                 said.hear(&name, &surveyed);
                 report = VolumeReport {
@@ -174,7 +174,7 @@ impl Volumes {
     /// system that was found in volume `name`.
     fn distrust(&mut self, name: &str) {
         self.hibernated = true;
-        self.trusted.clear();
+        self.free_space.trusted.clear();
         let counted = self.reports.iter_mut().filter(|report| {
             report.state == VolumeState::Trusted && report.free_bytes.is_some()
         });

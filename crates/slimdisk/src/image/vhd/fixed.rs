@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::raw::Footer;
 use super::{facts, not_saved};
 use crate::error::Result;
+use crate::image::holes;
 use crate::image::{
     Facts, GuestWrite, Image, ImageType, Layout, Move, Release, check_writes, wrong_type,
 };
@@ -79,6 +80,20 @@ impl Image for FixedVhd {
 
     fn truncate(&mut self) -> Result<()> {
         Err(wrong_type(FIXED))
+    }
+
+    fn punchable(&self) -> Result<()> {
+        self.settled()
+    }
+
+    fn place(&self, at: u64) -> Option<Range<u64>> {
+        Some(at..self.size).filter(|place| place.start < place.end)
+    }
+
+    fn punch(&mut self, ranges: &[Range<u64>]) -> Result<()> {
+        self.punchable()?;
+        let places = holes::places(self, ranges)?;
+        holes::punch(&*self.file, places)
     }
 
     fn writable(&self) -> Result<()> {

@@ -14,6 +14,7 @@ use super::inspect::{Sparse, Structures};
 use super::raw::{DISK_TYPE_DIFFERENCING, FOOTER_LEN, Footer, SECTOR};
 use super::{ALIGNMENT, EPOCH, facts, not_saved, parent_locator};
 use crate::error::{Error, Kind, Result};
+use crate::image::holes;
 use crate::image::parent::{ParentLink, ParentNames, id_text, without_parent};
 use crate::image::sector_bitmap::SectorBitmaps;
 use crate::image::{
@@ -450,6 +451,23 @@ impl Image for SparseVhd {
             }
             _ => Ok(Ranges::new()),
         }
+    }
+
+    fn punchable(&self) -> Result<()> {
+        self.compactable()
+    }
+
+    fn place(&self, at: u64) -> Option<Range<u64>> {
+        let size = self.sparse.block_size;
+        let place = self.sparse.table.place(u32::try_from(at / size).ok()?)?;
+        let data = place + self.sparse.bitmap_len;
+        Some(data + at % size..data + size)
+    }
+
+    fn punch(&mut self, ranges: &[Range<u64>]) -> Result<()> {
+        self.punchable()?;
+        let places = holes::places(self, ranges)?;
+        self.act(|image| holes::punch(&*image.file, places))
     }
 
     fn writable(&self) -> Result<()> {

@@ -1,5 +1,6 @@
 //! An open VHDX of any type.
 
+mod holes;
 mod linkage;
 mod logged;
 mod through;
@@ -37,6 +38,9 @@ pub struct VhdxDisk {
     begun: bool,
     /// Whether they are to tell that the guest's bytes are others.
     content_changes: bool,
+    /// Whether the headers tell of holes that were punched before that, and then whether
+    /// of other bytes.
+    holes_told: Option<bool>,
     /// Once anything was logged.
     log: Option<LogWriter>,
     /// How far into the file anything has reached that the table named since the session
@@ -62,6 +66,7 @@ impl VhdxDisk {
             bitmaps: SectorBitmaps::default(),
             begun: false,
             content_changes: false,
+            holes_told: None,
             log: None,
             reached: 0,
             failed: false,
@@ -323,6 +328,18 @@ impl Image for VhdxDisk {
         // A place that was kept still has what the guest gave up.
         let given_up = self.reads_as_zeros(block) && self.is_allocated(block);
         Ok(given_up.then_some(0..self.block_size()).into_iter().collect())
+    }
+
+    fn punchable(&self) -> Result<()> {
+        self.may_be_punched()
+    }
+
+    fn place(&self, at: u64) -> Option<Range<u64>> {
+        self.place_of_byte(at)
+    }
+
+    fn punch(&mut self, ranges: &[Range<u64>]) -> Result<()> {
+        self.punch_ranges(ranges)
     }
 
     fn writable(&self) -> Result<()> {

@@ -1,5 +1,5 @@
-//! Linux: bytes that places share, the kernel's cache, holes it knows of, and room it
-//! sets aside.
+//! Linux: bytes that places share, the kernel's cache, holes it knows of and punches, and
+//! room it sets aside.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind};
@@ -73,8 +73,26 @@ pub fn will_read(file: &File, from: u64, len: u64) {
 
 /// Sets room aside for the `len` bytes at `from`; the file stays as long as it is.
 pub fn reserve(file: &File, from: u64, len: u64) -> Result<()> {
+    allocate(file, libc::FALLOC_FL_KEEP_SIZE, from, len)
+}
+
+/// Makes a hole of the `len` bytes at `from`; the file stays as long as it is.
+pub fn punch(file: &File, from: u64, len: u64) -> Result<()> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    allocate(file, mode, from, len)
+}
+
+/// Fails if no holes can be punched in the file. Of one that was opened for reading alone
+/// nobody tells.
+pub fn may_punch(file: &File, behind_end: u64, len: u64) -> Result<()> {
+    match punch(file, behind_end, len) {
+        Err(e) if e.raw_os_error() == Some(libc::EBADF) => Ok(()),
+        asked => asked,
+    }
+}
+
+fn allocate(file: &File, mode: libc::c_int, from: u64, len: u64) -> Result<()> {
     let (from, len) = (offset(from)?, offset(len)?);
-    let mode = libc::FALLOC_FL_KEEP_SIZE;
     loop {
         // SAFETY: the descriptor is open; no memory is touched.
         match unsafe { libc::fallocate(file.as_raw_fd(), mode, from, len) } {
