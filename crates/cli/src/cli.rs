@@ -158,6 +158,7 @@ Examples:
   slimdisk compact disk.vhd
   slimdisk compact --verify disk.vhd
   slimdisk compact --punch disk.vhd
+  slimdisk compact --output small.vhd disk.vhd
   slimdisk compact --json --progress none *.vhd > reports.jsonl")]
     Compact(CompactArgs),
 
@@ -322,6 +323,20 @@ pub struct CompactArgs {
     /// Without it the time is set back to what it was: the guest's data is the same.
     #[arg(long)]
     pub touch: bool,
+    /// Write a compacted copy instead, and leave the image as it is
+    ///
+    /// The copy is the same disk in the same format and is to take the image's place: do
+    /// not use both in one machine. Its blocks lie in the order of the guest's disk. Where
+    /// the host can, blocks are shared with the image instead of written. The new file
+    /// appears when it is whole, and replaces nothing. For dynamic images.
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_name = "NEW",
+        value_hint = ValueHint::FilePath,
+        conflicts_with_all = ["punch", "touch"]
+    )]
+    pub new: Option<PathBuf>,
     /// Give room back by holes in the file, too
     #[command(flatten)]
     pub punch: PunchArgs,

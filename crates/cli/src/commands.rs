@@ -52,8 +52,9 @@ pub fn run(cli: Cli) -> ExitCode {
             options.touch = args.touch;
             options.punch = args.punch.punch.map(Into::into);
             let task = compact::Task { options, dry_run: args.dry_run };
-            with_watch(&args.output, style, |console, watch| {
-                compact::run(&args.disks, &task, console, watch)
+            with_watch(&args.output, style, |console, watch| match &args.new {
+                Some(new) => compact::copy(&args.disks, new, &task, console, watch),
+                None => compact::run(&args.disks, &task, console, watch),
             })
         }
         Command::Map(args) => {

@@ -480,12 +480,12 @@ fn in_file(error: Error, file: &HostFile, path: &Path) -> Error {
     }
 }
 
-fn children(path: &Path, facts: &Facts) -> Children {
+pub(crate) fn children(path: &Path, facts: &Facts) -> Children {
     facts.unique_id.map(|id| parent::children_of(path, &id)).unwrap_or_default()
 }
 
 /// What is wanted of an image that has these children, or may have.
-fn for_children(options: &Options, children: &Children) -> Options {
+pub(crate) fn for_children(options: &Options, children: &Children) -> Options {
     let children = !children.paths.is_empty() || children.unreadable;
     let preserve = options.preserve || children && !options.orphan_children;
     Options { preserve, ..options.clone() }
@@ -542,7 +542,7 @@ fn distance_note(options: &Options) -> Option<String> {
     })
 }
 
-fn children_notes(
+pub(crate) fn children_notes(
     children: &Children,
     image: &dyn Image,
     options: &Options,

@@ -10,18 +10,22 @@
 
 #![forbid(unsafe_code)]
 
+mod compacted;
 mod copy;
 mod flat;
 mod report;
+mod target;
 mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use self::copy::{Fate, copy};
+pub use self::compacted::Compacted;
+use self::copy::{Fate, Sharing, copy};
 use self::flat::Flat;
 pub use self::report::{BlockCounts, Outcome, Report};
+use self::target::Target;
 use crate::compact::{self, Verdict, survey};
 use crate::create::format_for;
 use crate::error::{Error, Kind, Result};
@@ -59,6 +63,11 @@ pub struct Options {
     pub parents: ParentLookup,
     /// Insist on a differencing image: that is to merge a chain into a new image.
     pub whole_chain: bool,
+    /// Make the same disk once more, compacted: an image of the source's format, type,
+    /// block size and identity, which is to take its place. The identity is another one
+    /// only where [`compact`] would change it. What is said here of the
+    /// type, format and block size does not count then.
+    pub compacted: Option<Compacted>,
     /// Read what was written, and compare, before the new image gets its name.
     pub verify: bool,
 }
@@ -76,6 +85,7 @@ impl Options {
             drop_unpartitioned: false,
             parents: ParentLookup::default(),
             whole_chain: false,
+            compacted: None,
             verify: false,
         }
     }
@@ -88,6 +98,12 @@ pub struct Conversion {
     format: &'static dyn Format,
     new: NewImage,
     options: Options,
+    /// Only what reads the same is left out, for others need the source as it is.
+    preserve: bool,
+    /// What of the source's file can be shared.
+    sharing: Option<Sharing>,
+    /// How many bytes of it were.
+    shared: u64,
     report: Report,
     started: Instant,
 }
@@ -147,9 +163,13 @@ impl Conversion {
         }
         let source = Source::open(source, options)?;
         let facts = source.image.facts();
-        let format = format_for(target, options.format, None);
+        let format = match options.compacted {
+            Some(_) => compacted::format(&*source.image, target)
+                .map_err(|e| source.in_file(e))?,
+            None => format_for(target, options.format, None),
+        };
         let sector_size = source.image.sector_size().unwrap_or(SECTOR);
-        let new = NewImage {
+        let mut new = NewImage {
             image_type: options.image_type,
             size: source.image.len().next_multiple_of(u64::from(sector_size)),
             block_size: options.block_size,
@@ -165,10 +185,26 @@ impl Conversion {
             parent: None,
             blank: false,
             unique_id: unique_id(),
+            disk_id: None,
             time: SystemTime::now(),
         };
+        let mut children_notes = None;
+        let mut preserve = false;
+        if let Some(compacted) = options.compacted {
+            compacted::same_disk(&mut new, &*source.image);
+            (preserve, children_notes) =
+                source.children(compacted).map_err(|e| source.in_file(e))?;
+        }
         format.check_new(&new).map_err(|e| e.in_file(target))?;
         let file = NewFile::create(target)?;
+        let sharing = match options.compacted {
+            Some(_) if source.image.is_settled_in_file() => {
+                file.file().sharing_unit(source.file.inner())?
+            }
+            _ => None,
+        };
+        let block_size = facts.block_size;
+        let sharing = sharing.map(|unit| Sharing { unit, block_size });
         match options.image_type {
             ImageType::Fixed => file.reserve(format.max_len(&new))?,
             _ => file.require(format.file_len(&new, 0))?,
@@ -181,9 +217,21 @@ impl Conversion {
         report.source_file_size = source.file.len();
         report.parents = source.chain.parents().to_vec();
         report.notes = facts.notes;
+        report.notes.extend(children_notes);
         report.notes.extend(compact::chain_notes(&source.chain));
         let options = options.clone();
-        Ok(Conversion { source, file, format, new, options, report, started })
+        Ok(Conversion {
+            source,
+            file,
+            format,
+            new,
+            options,
+            preserve,
+            sharing,
+            shared: 0,
+            report,
+            started,
+        })
     }
 
     /// What [`run`](Conversion::run) would make. Leaves nothing behind; reads the free
@@ -191,7 +239,9 @@ impl Conversion {
     pub fn plan(mut self, hook: &mut Hook<'_>) -> Report {
         let result = self.judge(hook).and_then(|free| {
             let Some(free) = free else { return Ok(Outcome::Cancelled) };
-            let fates = copy(&*self.source.image, self.unit(), &free, None, hook)?;
+            self.require_room(&free)?;
+            let (disk, unit) = (&*self.source.image, self.unit());
+            let fates = copy(disk, unit, &free, self.sharing, None, hook)?;
             let Some(fates) = fates else { return Ok(Outcome::Cancelled) };
             count(&mut self.report, self.format, &self.new, &fates);
             Ok(Outcome::Planned)
@@ -211,6 +261,7 @@ impl Conversion {
         let written = self.write(&storage, hook).map_err(|e| self.source.in_file(e));
         let mut counts = storage.counts();
         counts.bytes_read += self.source.bytes_read();
+        counts.bytes_cloned += self.shared;
         self.report.io = IoReport::of_run(counts);
         drop(storage);
         let result = match written {
@@ -227,18 +278,31 @@ impl Conversion {
         hook: &mut Hook<'_>,
     ) -> Result<Outcome> {
         let Some(free) = self.judge(hook)? else { return Ok(Outcome::Cancelled) };
+        self.require_room(&free)?;
+        let source = &*self.source.image;
+        if self.options.compacted.is_some()
+            && source.identity_follows_content()
+            && compacted::changes_content(source, &free)
+        {
+            self.new.unique_id = unique_id();
+        }
         let at_target = |e: Error| match e.path() {
             Some(_) => e,
             None => e.in_file(self.file.path()),
         };
-        let mut writer =
-            self.format.create(storage.clone(), &self.new).map_err(at_target)?;
-        let mut sink =
-            |offset, data: &[u8]| writer.write(offset, data).map_err(at_target);
-        let source = &*self.source.image;
-        let fates = copy(source, self.unit(), &free, Some(&mut sink), hook)?;
+        let mut target = Target {
+            writer: self.format.create(storage.clone(), &self.new).map_err(at_target)?,
+            storage: storage.clone(),
+            source: self.source.file.inner(),
+            disk: source,
+            sharing: self.sharing,
+            shared: 0,
+        };
+        let unit = self.unit();
+        let fates = copy(source, unit, &free, self.sharing, Some(&mut target), hook)?;
+        self.shared = target.shared;
         let Some(fates) = fates else { return Ok(Outcome::Cancelled) };
-        Writer::finish(writer).map_err(at_target)?;
+        Writer::finish(target.writer).map_err(at_target)?;
         count(&mut self.report, self.format, &self.new, &fates);
         let path = self.file.path().to_owned();
         let unexpected =
@@ -272,6 +336,20 @@ impl Conversion {
         Ok(Outcome::Converted)
     }
 
+    /// Fails with [`Kind::DiskFull`] if there is no room for what a compacted copy takes.
+    fn require_room(&self, verdicts: &[Verdict]) -> Result<()> {
+        if self.options.compacted.is_none() {
+            return Ok(());
+        }
+        let disk = &*self.source.image;
+        let shared = |block: std::ops::Range<u64>| {
+            self.sharing.is_some_and(|sharing| sharing.place(disk, &block).is_some())
+        };
+        let tables = self.format.file_len(&self.new, 0);
+        let needed = compacted::room_needed(&self.source, tables, verdicts, shared)?;
+        self.file.require(needed)
+    }
+
     /// The size of the pieces that are left out or written.
     fn unit(&self) -> u64 {
         match self.report.block_size {
@@ -289,6 +367,10 @@ impl Conversion {
         let mut options = compact::Options::default();
         options.allow = self.options.allow;
         options.drop_unpartitioned = self.options.drop_unpartitioned;
+        options.preserve = self.preserve;
+        if let Some(compacted) = self.options.compacted {
+            options.mode = compacted.mode;
+        }
         let flat = Flat::new(&*self.source.image, self.unit());
         let Some(survey) = survey::survey(&flat, &options, true, hook)? else {
             return Ok(None);
@@ -336,6 +418,19 @@ impl Source {
             }
             Err(error) => Err(in_source(error, &file, path)),
         }
+    }
+
+    /// Whether only what reads the same may be left out of a compacted copy, because of
+    /// images that need this one as their parent; and what is to be said of them.
+    fn children(&self, compacted: Compacted) -> Result<(bool, Option<String>)> {
+        let options = compact::Options {
+            orphan_children: compacted.orphan_children,
+            ..compact::Options::default()
+        };
+        compact::can_orphan(&*self.image, &options)?;
+        let children = compact::children(self.file.inner().path(), &self.image.facts());
+        let note = compact::children_notes(&children, &*self.image, &options);
+        Ok((compact::for_children(&options, &children).preserve, note))
     }
 
     /// The error with the source's path as it was given, unless it is about another

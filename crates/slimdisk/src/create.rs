@@ -162,6 +162,7 @@ impl Creation {
             blank: true,
             parent: above.as_ref().map(|above| above.named_from(&folder)),
             unique_id: unique_id(),
+            disk_id: None,
             time: SystemTime::now(),
         };
         format.check_new(&new).map_err(|e| match e.path() {

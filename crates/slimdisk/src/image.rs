@@ -12,8 +12,8 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
-mod layout;
 mod holes;
+mod layout;
 pub mod new;
 pub mod parent;
 mod sector_bitmap;
@@ -454,6 +454,12 @@ pub trait Image: ReadAt {
     /// [own](Image::own_bytes) mean nothing.
     fn place(&self, _at: u64) -> Option<Range<u64>> {
         None
+    }
+
+    /// Whether the file itself holds what the image shows of it; not while a log has
+    /// changes that have not reached their places.
+    fn is_settled_in_file(&self) -> bool {
+        true
     }
 
     /// Makes holes in the file where these bytes of the disk lie, which read as zeros from

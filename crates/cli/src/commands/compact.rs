@@ -1,8 +1,9 @@
 //! `compact` and `plan`: one report for each disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use slimdisk::compact::{self, Options, Outcome, Report};
+use slimdisk::{Error, Kind, convert};
 
 use super::{Watch, tell_error};
 use crate::console::Console;
@@ -43,6 +44,23 @@ pub fn run(
         }
     }
     code
+}
+
+/// Makes a compacted copy of one disk.
+pub fn copy(
+    disks: &[PathBuf],
+    new: &Path,
+    task: &Task,
+    console: &mut Console,
+    watch: &Watch,
+) -> ExitCode {
+    let [disk] = disks else {
+        let what = "--output names one new image, so one disk can be given with it";
+        console.error(&Error::new(Kind::InvalidArgument, what));
+        return Kind::InvalidArgument.into();
+    };
+    let options = convert::Options::compacted(&task.options);
+    super::convert::run(disk, new, &options, task.dry_run, console, watch)
 }
 
 fn tell(report: &Report, options: &Options, console: &mut Console) {

@@ -18,6 +18,8 @@ mod command;
 mod documents;
 mod drawing;
 mod exit_codes;
+#[cfg(target_os = "linux")]
+mod holes_and_copies;
 mod human;
 mod interrupt;
 mod json;

@@ -33,16 +33,55 @@ const GRAIN: usize = 64 << 10;
 const STEP: u64 = 1 << 30;
 
 /// Where the bytes go.
-pub type Sink<'a> = dyn FnMut(u64, &[u8]) -> Result<()> + 'a;
+pub trait Sink {
+    /// Takes the next bytes of the disk.
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Takes a whole block that can be [shared](Sharing::place).
+    fn share(&mut self, block: Range<u64>) -> Result<()>;
+}
+
+/// Which blocks the host can share between the source's file and the new one.
+#[derive(Debug, Clone, Copy)]
+pub struct Sharing {
+    /// The unit of what can be shared, in bytes.
+    pub unit: u64,
+    /// The size of the source's blocks, in bytes.
+    pub block_size: u64,
+}
+
+impl Sharing {
+    /// All new images have their blocks' data on multiples of this.
+    const ALIGNMENT: u64 = 4096;
+
+    /// Where a block of the disk lies in the source's file, if that is in one piece and in
+    /// whole units that those of the new file can match.
+    pub fn place(self, disk: &dyn Image, block: &Range<u64>) -> Option<u64> {
+        let len = block.end - block.start;
+        let number = block.start.checked_div(self.block_size)?;
+        // What lies there is not what the guest reads.
+        if disk.reads_as_zeros(u32::try_from(number).ok()?) {
+            return None;
+        }
+        let place = disk.place(block.start)?;
+        let whole = place.end.saturating_sub(place.start) >= len;
+        let in_units = Self::ALIGNMENT.is_multiple_of(self.unit)
+            && place.start.is_multiple_of(self.unit)
+            && len.is_multiple_of(self.unit);
+        (whole && in_units).then_some(place.start)
+    }
+}
 
 /// Sends to `sink` all of `disk` but zeros and the blocks whose verdict is free, and
 /// says what became of each block; without a sink only that. `None` if the hook asked to
-/// stop.
+/// stop. Blocks that can be shared are, and are not read; of those zeros are left out only
+/// by their verdict.
 pub fn copy(
     disk: &dyn Image,
     block_size: u64,
     verdicts: &[Verdict],
-    mut sink: Option<&mut Sink<'_>>,
+    sharing: Option<Sharing>,
+    mut sink: Option<&mut (dyn Sink + '_)>,
     hook: &mut Hook<'_>,
 ) -> Result<Option<Vec<Fate>>> {
     let total = disk.len();
@@ -54,11 +93,18 @@ pub fn copy(
     let mut told = 0;
     while start < total {
         let end = (start + block_size).min(total);
-        let fate = if verdicts.get(fates.len()) == Some(&Verdict::Free) {
-            Fate::Free
-        } else {
-            let block = start..end;
-            copy_block(disk, block, &mut data, &mut buf, sink.as_deref_mut())?
+        let block = start..end;
+        let can_be_shared =
+            || sharing.is_some_and(|sharing| sharing.place(disk, &block).is_some());
+        let fate = match left_out(verdicts.get(fates.len())) {
+            Some(fate) => fate,
+            None if can_be_shared() => {
+                if let Some(sink) = &mut sink {
+                    sink.share(block)?;
+                }
+                Fate::Written
+            }
+            None => copy_block(disk, block, &mut data, &mut buf, sink.as_deref_mut())?,
         };
         fates.push(fate);
         if fate == Fate::Written || end - told >= STEP || end == total {
@@ -73,12 +119,21 @@ pub fn copy(
     Ok(Some(fates))
 }
 
+/// What becomes of a block that is not even looked at.
+fn left_out(verdict: Option<&Verdict>) -> Option<Fate> {
+    match verdict? {
+        Verdict::Free => Some(Fate::Free),
+        Verdict::Zero => Some(Fate::Zero),
+        _ => None,
+    }
+}
+
 fn copy_block(
     disk: &dyn Image,
     block: Range<u64>,
     data: &mut DataAhead<'_>,
     buf: &mut [u8],
-    mut sink: Option<&mut Sink<'_>>,
+    mut sink: Option<&mut (dyn Sink + '_)>,
 ) -> Result<Fate> {
     let mut fate = Fate::Zero;
     let mut at = block.start;
@@ -97,7 +152,7 @@ fn copy_block(
         match &mut sink {
             Some(sink) => {
                 for (offset, bytes) in stretches(read) {
-                    sink(at + offset, bytes)?;
+                    sink.write(at + offset, bytes)?;
                     fate = Fate::Written;
                 }
             }

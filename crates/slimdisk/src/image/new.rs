@@ -35,8 +35,11 @@ pub struct NewImage {
     /// Whether nobody has written to the disk yet, so that nobody relies on what it
     /// shows. What others left zero must be zero for every reader.
     pub blank: bool,
-    /// The disk's identity, which no other has.
+    /// The disk's identity, which no other disk has.
     pub unique_id: [u8; 16],
+    /// The identity that it shows to the guest, in formats that tell the two apart; one
+    /// that no other has if `None`, a child's that of its parent.
+    pub disk_id: Option<[u8; 16]>,
     /// When it was made.
     pub time: SystemTime,
 }
@@ -83,6 +86,10 @@ pub trait Writer: Send {
 
     /// Writes guest bytes. Offsets ascend, and no call passes the end of a block.
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Gives guest bytes a place in the file, as [`write`](Writer::write) would, and says
+    /// where. Whoever calls it puts them there.
+    fn place(&mut self, offset: u64, len: u64) -> Result<u64>;
 
     /// Writes what makes an image of it; durable when it returns.
     fn finish(self: Box<Self>) -> Result<()>;

@@ -359,6 +359,40 @@ impl HostFile {
         }
     }
 
+    /// The unit in which bytes of `source` can be shared with this file, in bytes, which is
+    /// empty and stays so; `None` if they cannot.
+    pub(crate) fn sharing_unit(&self, source: &HostFile) -> Result<Option<u64>> {
+        let unit = self.block_size.max(source.block_size);
+        if unit == 0 || source.len() < unit || self.len() > 0 {
+            return Ok(None);
+        }
+        let shares = self.share(source, 0, 0, unit)?;
+        if shares {
+            self.set_len(0)?;
+        }
+        Ok(shares.then_some(unit))
+    }
+
+    /// Shares `len` bytes at `from` of `source` with `to` of this file; all three in whole
+    /// units. `false`, and nothing is changed, where the file system will not.
+    pub(crate) fn share(
+        &self,
+        source: &HostFile,
+        from: u64,
+        to: u64,
+        len: u64,
+    ) -> Result<bool> {
+        let end = self.end_of_write(to, len)?;
+        match platform::clone_between(&source.file, from, &self.file, to, len) {
+            Ok(()) => {
+                self.written_up_to(end);
+                Ok(true)
+            }
+            // What goes wrong here goes wrong, or not, when it is copied.
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Copies without cloning, inside the file; what is a hole and reads as zeros in
     /// its new place too is not written, or a sparse file would grow on its medium.
     /// Returns the bytes of that.

@@ -25,7 +25,8 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 pub use self::exclusion::{exclude, hold_off_writers, still_exclusive};
 #[cfg(target_os = "linux")]
 pub use self::extents::{
-    clone_range, may_punch, next_data, punch, reserve, will_read, write_out,
+    clone_between, clone_range, may_punch, next_data, punch, reserve, will_read,
+    write_out,
 };
 #[cfg(target_os = "linux")]
 pub use self::holder::name as holder;
@@ -189,6 +190,10 @@ mod plain {
     }
 
     pub fn clone_range(_: &File, _: u64, _: u64, _: u64) -> Result<()> {
+        Err(Error::from(ErrorKind::Unsupported))
+    }
+
+    pub fn clone_between(_: &File, _: u64, _: &File, _: u64, _: u64) -> Result<()> {
         Err(Error::from(ErrorKind::Unsupported))
     }
 

@@ -181,6 +181,10 @@ pub fn clone_range(_: &File, _: u64, _: u64, _: u64) -> Result<()> {
     Err(Error::from(ErrorKind::Unsupported))
 }
 
+pub fn clone_between(_: &File, _: u64, _: &File, _: u64, _: u64) -> Result<()> {
+    Err(Error::from(ErrorKind::Unsupported))
+}
+
 pub fn write_out(_: &File, _: u64, _: u64) -> Result<()> {
     Ok(())
 }

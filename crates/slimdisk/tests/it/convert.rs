@@ -1,6 +1,7 @@
 //! Disks converted and chains flattened: judged by qemu, libvhdi, 7-Zip, a strict reader
 //! of the tests' own and the guests' file systems.
 
+mod compacted;
 pub mod faults;
 mod guests;
 mod killed;

@@ -311,10 +311,17 @@ impl Writer for NewFixed {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        self.order.next(offset, data.len() as u64, 0)?;
-        self.file.write_at(offset, data)?;
+        let at = self.place(offset, data.len() as u64)?;
+        self.order.broken = true;
+        self.file.write_at(at, data)?;
         self.order.broken = false;
         Ok(())
+    }
+
+    fn place(&mut self, offset: u64, len: u64) -> Result<u64> {
+        self.order.next(offset, len, 0)?;
+        self.order.broken = false;
+        Ok(offset)
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
@@ -369,17 +376,28 @@ impl Writer for NewSparse {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        if data.is_empty() {
+            // Nothing that a block would have to have a place for.
+            self.order.next(offset, 0, self.places.block_size)?;
+            self.order.broken = false;
+            return Ok(());
+        }
+        let at = self.place(offset, data.len() as u64)?;
+        self.order.broken = true;
+        self.file.write_at(at, data)?;
+        self.order.broken = false;
+        Ok(())
+    }
+
+    fn place(&mut self, offset: u64, len: u64) -> Result<u64> {
         if self.differencing {
             return Err(wrong_type("a new differencing image begins empty"));
         }
         let size = self.places.block_size;
-        self.order.next(offset, data.len() as u64, size)?;
-        if !data.is_empty() {
-            let start = self.data_of(offset / size)?;
-            self.file.write_at(start + offset % size, data)?;
-        }
+        self.order.next(offset, len, size)?;
+        let start = self.data_of(offset / size)?;
         self.order.broken = false;
-        Ok(())
+        Ok(start + offset % size)
     }
 
     /// The footers come last, and both in one go: whoever finds one finds all.
@@ -416,6 +434,7 @@ mod tests {
             parent: None,
             blank: true,
             unique_id: [7; 16],
+            disk_id: None,
             time: SystemTime::UNIX_EPOCH + EPOCH,
         }
     }

@@ -338,6 +338,10 @@ impl Image for VhdxDisk {
         self.place_of_byte(at)
     }
 
+    fn is_settled_in_file(&self) -> bool {
+        self.structures.overlay.is_empty()
+    }
+
     fn punch(&mut self, ranges: &[Range<u64>]) -> Result<()> {
         self.punch_ranges(ranges)
     }

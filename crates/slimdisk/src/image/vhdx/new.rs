@@ -225,18 +225,29 @@ impl Writer for NewVhdx {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        if data.is_empty() {
+            // Nothing that a block would have to have a place for.
+            self.order.next(offset, 0, self.block_size())?;
+            self.order.broken = false;
+            return Ok(());
+        }
+        let at = self.place(offset, data.len() as u64)?;
+        self.order.broken = true;
+        self.file.write_at(at, data)?;
+        self.order.broken = false;
+        Ok(())
+    }
+
+    fn place(&mut self, offset: u64, len: u64) -> Result<u64> {
         if self.image_type == ImageType::Differencing {
             return Err(wrong_type("a new differencing image begins empty"));
         }
-        self.order.next(offset, data.len() as u64, self.block_size())?;
-        if !data.is_empty() {
-            // A fixed image's blocks follow each other, as the disk's bytes do.
-            let size = self.places.block_size;
-            let start = self.place_of(offset / size)?;
-            self.file.write_at(start + offset % size, data)?;
-        }
+        self.order.next(offset, len, self.block_size())?;
+        // A fixed image's blocks follow each other, as the disk's bytes do.
+        let size = self.places.block_size;
+        let start = self.place_of(offset / size)?;
         self.order.broken = false;
-        Ok(())
+        Ok(start + offset % size)
     }
 
     fn finish(self: Box<Self>) -> Result<()> {

@@ -86,7 +86,7 @@ pub fn metadata(new: &NewImage, places: &Places) -> Result<Vec<u8>> {
         flags: U32::new(flags),
     };
     // A child is the same disk to its guest as its parent.
-    let disk_id = parent.and_then(|parent| parent.disk_id);
+    let disk_id = parent.and_then(|parent| parent.disk_id).or(new.disk_id);
     let disk_id = disk_id.map_or_else(new_guid, |id| in_text_order(&id));
     let of_disk = ITEM_IS_REQUIRED | ITEM_IS_VIRTUAL_DISK;
     let mut items = vec![

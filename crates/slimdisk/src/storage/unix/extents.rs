@@ -10,8 +10,20 @@ use super::Result;
 
 /// Shares `len` bytes at `from` with `to`; all three in file system blocks.
 pub fn clone_range(file: &File, from: u64, to: u64, len: u64) -> Result<()> {
+    clone_between(file, from, file, to, len)
+}
+
+/// Shares `len` bytes at `from` of one file with `to` of another; all three in file
+/// system blocks.
+pub fn clone_between(
+    source: &File,
+    from: u64,
+    file: &File,
+    to: u64,
+    len: u64,
+) -> Result<()> {
     let range = libc::file_clone_range {
-        src_fd: file.as_raw_fd().into(),
+        src_fd: source.as_raw_fd().into(),
         src_offset: from,
         src_length: len,
         dest_offset: to,

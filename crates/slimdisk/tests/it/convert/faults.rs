@@ -49,6 +49,7 @@ fn new_image(format: &dyn Format, image_type: ImageType, size: usize) -> NewImag
         parent: None,
         blank: false,
         unique_id: [3; 16],
+        disk_id: None,
         time: SystemTime::now(),
     }
 }

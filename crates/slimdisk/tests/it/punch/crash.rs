@@ -2,7 +2,6 @@
 //! may have changed.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use slimdisk::compact::punch::{Holes, run};
 use slimdisk::image;

@@ -152,6 +152,7 @@ fn the_largest_disks_are_quick_and_small() {
             parent: None,
             blank,
             unique_id: [5; 16],
+            disk_id: None,
             time: SystemTime::now(),
         };
         Vhdx.check_new(&new).unwrap();
