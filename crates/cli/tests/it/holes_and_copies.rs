@@ -8,6 +8,8 @@ use crate::command::{copy, image, kept_file, run, slimdisk};
 use crate::support::Scratch;
 
 fn on_the_host(path: &Path) -> u64 {
+    // Until it is written out the host only estimates.
+    fs::File::open(path).unwrap().sync_all().unwrap();
     fs::metadata(path).unwrap().blocks() * 512
 }
 
@@ -74,7 +76,7 @@ fn a_compacted_copy_leaves_the_image_alone() {
 
     // In place it gets no smaller.
     let copied = copy(&disk, "copy.vhd");
-    run(&["compact", "--mode", "full"], &[&copied]).ok();
+    run(&["compact"], &[&copied]).ok();
     let (in_place, new_len) = (fs::metadata(&copied).unwrap(), fs::metadata(&new));
     assert!(new_len.unwrap().len() <= in_place.len() + 8192);
 
@@ -84,7 +86,9 @@ fn a_compacted_copy_leaves_the_image_alone() {
     assert_eq!(run(&["compact", "--punch", "-o", path], &[&disk]).code, 2);
     assert!(!new.exists());
     let help = slimdisk().args(["compact", "--help"]).output().unwrap();
+    // However its lines are broken.
     let help = String::from_utf8(help.stdout).unwrap();
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for word in ["--output <NEW>", "--punch[=<WHAT>]", "Hyper-V and WSL"] {
         assert!(help.contains(word), "{word}:\n{help}");
     }

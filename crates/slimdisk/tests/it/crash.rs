@@ -90,7 +90,12 @@ impl Case {
 }
 
 /// A state that the disk may be in if power fails after `ops[..at]`.
-fn state_after(before: &Vec<u8>, ops: &[Op], at: usize, noise: &mut Noise) -> Vec<u8> {
+pub fn state_after(
+    before: &Vec<u8>,
+    ops: &[Op],
+    at: usize,
+    noise: &mut Noise,
+) -> Vec<u8> {
     power_cut(before, &ops[..at], (Tear::Words, Growth::BySetLen), noise)
 }
 

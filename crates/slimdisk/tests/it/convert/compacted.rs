@@ -145,6 +145,41 @@ fn what_cannot_be_copied_so_is_refused_and_nothing_is_left() {
     assert_eq!(report.cause.unwrap().kind(), Kind::WrongImageType);
 }
 
+/// Free space that is not zeros stays in the copy of a parent: its children may read it.
+#[test]
+fn a_copy_of_a_parent_reads_the_same() {
+    let test = "a_copy_of_a_parent_reads_the_same";
+    if !have(test, &["mke2fs", "debugfs", "e2fsck", "dumpe2fs", "qemu-img", "sfdisk"]) {
+        return;
+    }
+    let scratch = Scratch::new(test);
+    let volume = Volume::make(&scratch, Guest::Ext("-t ext4 -b 4096 -J size=4"));
+    let (disk, _) = make_disk(&scratch, &volume, "gpt");
+    let (path, _) = make_vhd(&scratch, &disk, "windows");
+    let [alone, beside] = ["alone.vhd", "beside.vhd"].map(|name| scratch.path(name));
+    let report = converted(&path, &alone, &copying(Mode::Quick));
+    assert!(report.blocks.left_out_free > 3, "{:?}", report.blocks);
+    fs::remove_file(&alone).unwrap();
+
+    let child = scratch.path("child.vhd");
+    let options = create::Options::new(Content::Differencing { parent: path.clone() });
+    let made =
+        create::create(&child, &options, &mut |_| std::ops::ControlFlow::Continue(()));
+    assert_eq!(made.error, None);
+    let report = converted(&path, &beside, &copying(Mode::Quick));
+    assert_eq!(report.blocks.left_out_free, 0, "{:?}", report.blocks);
+    let (was, is) = (open(&path), open(&beside));
+    assert_eq!(was.facts().unique_id, is.facts().unique_id);
+    let mut bytes = [vec![0; MIB], vec![0; MIB]];
+    for at in (0..was.len()).step_by(MIB) {
+        let len = (was.len() - at).min(MIB as u64) as usize;
+        for (image, bytes) in [&was, &is].into_iter().zip(&mut bytes) {
+            image.read_at(at, &mut bytes[..len]).unwrap();
+        }
+        assert!(bytes[0] == bytes[1], "{at:#x}");
+    }
+}
+
 #[test]
 fn a_host_without_room_is_found_full_at_once() {
     let test = "copy-full";

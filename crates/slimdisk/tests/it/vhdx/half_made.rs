@@ -34,6 +34,7 @@ fn make(image_type: ImageType) -> (Pages, Vec<Op>) {
         parent: None,
         blank: false,
         unique_id: [9; 16],
+        disk_id: None,
         time: SystemTime::now(),
     };
     let mut before = Pages::default();
