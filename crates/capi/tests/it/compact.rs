@@ -79,7 +79,8 @@ fn children_are_orphaned_by_a_flag_alone() {
     let len = || fs::metadata(&disk).unwrap().len();
     let before = len();
     operation.answers("S_OK", "compact-any", &[text(&disk)]);
-    assert!(len() > before - (4 << 20), "free space has gone: {before} {}", len());
+    // A little of it is zeros.
+    assert!(len() > before - (8 << 20), "free space has gone: {before} {}", len());
     operation.answers("S_OK", "parent", &[text(&child)]);
 
     let said = operation.answers("S_OK", "plan-orphan", &[text(&disk)]);
