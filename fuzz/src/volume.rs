@@ -308,7 +308,15 @@ fn fuzz_base(base: &Base, input: &mut Unstructured<'_>) -> arbitrary::Result<()>
     let trusted = verdict.findings.untrusted.is_none();
     let changed = |(at, bytes): &(u64, Vec<u8>)| *at..at + bytes.len() as u64;
     if volume.edits.iter().all(|edit| base.verdict.free.covers(&changed(edit))) {
-        assert!(verdict == base.verdict, "{}: free bytes matter", base.name);
+        // What F2FS synced last lies in blocks that its map calls free, and is looked for
+        // there: it may take trust away, and do nothing else.
+        let distrusted = !trusted && base.system.name() == "f2fs";
+        assert!(
+            verdict == base.verdict || distrusted,
+            "{}: free bytes matter: {:?}",
+            base.name,
+            verdict.findings
+        );
     }
     let single = matches!(&*volume.edits, [(_, bytes)] if bytes.len() <= 4);
     if single && !mended && trusted && known::checksummed(base.system.name(), &volume) {
