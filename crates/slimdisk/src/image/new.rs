@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
+use crate::storage::Storage;
 
 use super::{Geometry, ImageType, wrong_type};
 
@@ -88,7 +89,7 @@ pub trait Writer: Send {
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()>;
 
     /// Gives guest bytes a place in the file, as [`write`](Writer::write) would, and says
-    /// where. Whoever calls it puts them there.
+    /// where; no bytes get none. Whoever calls it puts them there.
     fn place(&mut self, offset: u64, len: u64) -> Result<u64>;
 
     /// Writes what makes an image of it; durable when it returns.
@@ -129,6 +130,16 @@ impl Order {
                 format!("a new image cannot be given {len} bytes at {offset} now"),
             )),
         }
+    }
+
+    /// Writes bytes that may come next to their place in the file.
+    pub fn write(&mut self, file: &dyn Storage, at: u64, data: &[u8]) -> Result<()> {
+        if !data.is_empty() {
+            self.broken = true;
+            file.write_at(at, data)?;
+            self.broken = false;
+        }
+        Ok(())
     }
 
     pub fn may_finish(&self) -> Result<()> {

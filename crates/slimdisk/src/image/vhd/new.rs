@@ -312,10 +312,7 @@ impl Writer for NewFixed {
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         let at = self.place(offset, data.len() as u64)?;
-        self.order.broken = true;
-        self.file.write_at(at, data)?;
-        self.order.broken = false;
-        Ok(())
+        self.order.write(&*self.file, at, data)
     }
 
     fn place(&mut self, offset: u64, len: u64) -> Result<u64> {
@@ -376,17 +373,8 @@ impl Writer for NewSparse {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        if data.is_empty() {
-            // Nothing that a block would have to have a place for.
-            self.order.next(offset, 0, self.places.block_size)?;
-            self.order.broken = false;
-            return Ok(());
-        }
         let at = self.place(offset, data.len() as u64)?;
-        self.order.broken = true;
-        self.file.write_at(at, data)?;
-        self.order.broken = false;
-        Ok(())
+        self.order.write(&*self.file, at, data)
     }
 
     fn place(&mut self, offset: u64, len: u64) -> Result<u64> {
@@ -395,7 +383,7 @@ impl Writer for NewSparse {
         }
         let size = self.places.block_size;
         self.order.next(offset, len, size)?;
-        let start = self.data_of(offset / size)?;
+        let start = if len > 0 { self.data_of(offset / size)? } else { 0 };
         self.order.broken = false;
         Ok(start + offset % size)
     }

@@ -225,17 +225,8 @@ impl Writer for NewVhdx {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        if data.is_empty() {
-            // Nothing that a block would have to have a place for.
-            self.order.next(offset, 0, self.block_size())?;
-            self.order.broken = false;
-            return Ok(());
-        }
         let at = self.place(offset, data.len() as u64)?;
-        self.order.broken = true;
-        self.file.write_at(at, data)?;
-        self.order.broken = false;
-        Ok(())
+        self.order.write(&*self.file, at, data)
     }
 
     fn place(&mut self, offset: u64, len: u64) -> Result<u64> {
@@ -245,7 +236,7 @@ impl Writer for NewVhdx {
         self.order.next(offset, len, self.block_size())?;
         // A fixed image's blocks follow each other, as the disk's bytes do.
         let size = self.places.block_size;
-        let start = self.place_of(offset / size)?;
+        let start = if len > 0 { self.place_of(offset / size)? } else { 0 };
         self.order.broken = false;
         Ok(start + offset % size)
     }
