@@ -53,6 +53,9 @@ impl ParentName {
             }
         };
         let mut parts = Parts { absolute, up: 0, down: Vec::new() };
+        let ends_in_name =
+            rest.last().is_some_and(|last| !["", ".", ".."].contains(last))
+                && !self.text.ends_with('\\');
         for part in rest {
             match part {
                 "" | "." => {}
@@ -69,8 +72,6 @@ impl ParentName {
                 return None;
             }
         }
-        let ends_in_name =
-            !self.text.ends_with(['/', '\\']) && !self.text.ends_with("..");
         (ends_in_name && !parts.down.is_empty()).then_some(parts)
     }
 }
@@ -127,6 +128,7 @@ mod tests {
             (r"c:/Disks\base.vhd", true, 0, "Disks/base.vhd"),
             (r".\base.vhd", false, 0, "base.vhd"),
             (r"base.vhd", false, 0, "base.vhd"),
+            (r"a\base..", false, 0, "a/base.."),
             (r"..\..\a\base.vhd", false, 2, "a/base.vhd"),
             (r"a\..\..\b\.\base.vhd", false, 1, "b/base.vhd"),
             (r"C:base.vhd", false, 0, "base.vhd"),
@@ -140,7 +142,9 @@ mod tests {
             let found = parts(text, Style::Windows);
             assert_eq!(found, Some((absolute, up, down.to_owned())), "{text}");
         }
-        for text in ["", ".", r"..\..", r"C:\", r"\\server\share", r"a\b\", r"a\.."] {
+        for text in
+            ["", ".", r"..\..", r"C:\", r"\\server\share", r"a\b\", r"a\..", r"a\."]
+        {
             assert_eq!(parts(text, Style::Windows), None, "{text}");
         }
         assert_eq!(parts(&r"..\".repeat(300), Style::Windows), None);
@@ -152,6 +156,7 @@ mod tests {
         for (text, absolute, up, down) in [
             ("/disks/base.vhd", true, 0, "disks/base.vhd"),
             ("./base.vhd", false, 0, "base.vhd"),
+            ("base..", false, 0, "base.."),
             ("../a/base.vhd", false, 1, "a/base.vhd"),
             ("/../base.vhd", true, 0, "base.vhd"),
         ] {
