@@ -19,9 +19,20 @@ const SECTOR: usize = 512;
 /// The pieces in which holes come to be.
 pub const HOLE: u64 = PAGE;
 
+/// The blocks that can be shared, small as the guest's blocks are in the tests.
+pub const UNIT: u64 = 1024;
+
 #[derive(Clone, Debug)]
 pub enum Op {
-    Write { offset: u64, data: Arc<[u8]> },
+    Write {
+        offset: u64,
+        data: Arc<[u8]>,
+    },
+    /// Whole blocks of the host that are another place's, too.
+    Share {
+        offset: u64,
+        data: Arc<[u8]>,
+    },
     SetLen(u64),
     Punch(Range<u64>),
     Flush,
@@ -122,7 +133,9 @@ impl Content for Pages {
 
 pub fn apply<F: Content>(file: &mut F, op: &Op) {
     match op {
-        Op::Write { offset, data } => file.write(*offset, data),
+        Op::Write { offset, data } | Op::Share { offset, data } => {
+            file.write(*offset, data);
+        }
         Op::SetLen(len) => file.set_len(*len),
         Op::Punch(range) => {
             file.write(range.start, &vec![0; (range.end - range.start) as usize]);
@@ -143,14 +156,31 @@ pub struct State<F> {
 pub struct Recorder<F> {
     state: Arc<Mutex<State<F>>>,
     which: usize,
-    /// Whether bytes may be copied inside of it.
-    copies: bool,
+    copies: Copies,
+}
+
+/// How bytes are copied inside a file.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Copies {
+    Never,
+    Written,
+    /// Whole blocks of [`UNIT`] are shared where both places lie alike.
+    Shared,
 }
 
 impl<F: Content> Recorder<F> {
     pub fn new(file: F) -> Arc<Self> {
+        Self::of(file, Copies::Written)
+    }
+
+    /// A file on a host that can share bytes between two places of it.
+    pub fn sharing(file: F) -> Arc<Self> {
+        Self::of(file, Copies::Shared)
+    }
+
+    fn of(file: F, copies: Copies) -> Arc<Self> {
         let state = Arc::new(Mutex::new(State { files: vec![file], ops: Vec::new() }));
-        Arc::new(Recorder { state, which: 0, copies: true })
+        Arc::new(Recorder { state, which: 0, copies })
     }
 
     /// The files of a merge, which copies nothing, in one record.
@@ -158,7 +188,7 @@ impl<F: Content> Recorder<F> {
         let state = State { files: Vec::from(files), ops: Vec::new() };
         let state = Arc::new(Mutex::new(state));
         std::array::from_fn(|which| {
-            Arc::new(Recorder { state: state.clone(), which, copies: false })
+            Arc::new(Recorder { state: state.clone(), which, copies: Copies::Never })
         })
     }
 
@@ -227,13 +257,33 @@ impl<F: Content> Storage for Recorder<F> {
     }
 
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied> {
-        assert!(self.copies, "a merge copies nothing");
+        assert!(self.copies != Copies::Never, "a merge copies nothing");
         assert!(from + len <= to || to + len <= from, "a copy that overlaps itself");
         assert!(from + len <= self.len() && to + len <= self.len());
+        let head = from.next_multiple_of(UNIT) - from;
+        if self.copies == Copies::Shared && from % UNIT == to % UNIT && len >= head + UNIT
+        {
+            let data = self.with(|file| file.get(from, len as usize));
+            let (head, rest) = data.split_at(head as usize);
+            let (middle, tail) = rest.split_at(rest.len() - rest.len() % UNIT as usize);
+            let offset = to + head.len() as u64;
+            let end = offset + middle.len() as u64;
+            self.record(Op::Share { offset, data: middle.into() })?;
+            for (at, part) in [(to, head), (end, tail)] {
+                if !part.is_empty() {
+                    self.write_at(at, part)?;
+                }
+            }
+            return Ok(Copied { cloned: middle.len() as u64, holes: 0 });
+        }
         for (at, data) in self.with(|file| file.copied(from, to, len)) {
             self.write_at(at, &data)?;
         }
         Ok(Copied::default())
+    }
+
+    fn clone_unit(&self) -> Option<u64> {
+        (self.copies == Copies::Shared).then_some(UNIT)
     }
 }
 
@@ -299,6 +349,17 @@ pub fn power_cut<'a, F: Content>(
                     let inside = offset + part.len() as u64 <= file.len();
                     if inside || growth != Growth::BySetLen || offset < durable {
                         file.write(offset, part);
+                    }
+                }
+            }
+            Op::Share { offset, data } => {
+                for (at, block) in
+                    (*offset..).step_by(UNIT as usize).zip(data.chunks(UNIT as usize))
+                {
+                    if noise.below(8) < keep_of_8
+                        && (at + UNIT <= file.len() || at < durable)
+                    {
+                        file.write(at, block);
                     }
                 }
             }

@@ -317,7 +317,9 @@ fn state_after(before: &[u8], ops: &[Op], at: usize, noise: &mut Noise) -> Vec<u
                 }
             }
             Op::SetLen(_) if noise.below(8) >= keep_of_8 => {}
-            Op::SetLen(_) | Op::Punch { .. } | Op::Flush => apply(&mut file, op),
+            Op::SetLen(_) | Op::Share { .. } | Op::Punch(_) | Op::Flush => {
+                apply(&mut file, op);
+            }
         }
     }
     file

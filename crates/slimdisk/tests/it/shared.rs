@@ -5,147 +5,17 @@
 //! what was shared and not flushed, whole blocks are there or not.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
 
 use slimdisk::compact::Verdict;
 use slimdisk::compact::plan::plan_to_clone;
 use slimdisk::compact::run::run;
 use slimdisk::image;
-use slimdisk::storage::{Copied, ReadAt, Storage};
+use slimdisk::storage::Storage;
 
-use crate::crash::judge;
+use crate::crash::{judge, state_after};
+use crate::power_cut::{Op, Recorder};
 use crate::support::Noise;
-use crate::vhd_model::{SECTOR, Shape};
-
-/// The host's block, small as the guest's blocks here are.
-const UNIT: usize = 1024;
-
-#[derive(Clone)]
-enum Op {
-    Write(usize, Vec<u8>),
-    /// Whole blocks that are another place's, too.
-    Share(usize, Vec<u8>),
-    SetLen(usize),
-    Flush,
-}
-
-/// A file in memory that can share blocks and remembers everything that was done to it.
-struct Sharing(Mutex<(Vec<u8>, Vec<Op>)>);
-
-impl Sharing {
-    fn record(&self, op: Op) -> slimdisk::Result<()> {
-        let mut state = self.0.lock().unwrap();
-        apply(&mut state.0, &op);
-        state.1.push(op);
-        Ok(())
-    }
-}
-
-fn put(file: &mut Vec<u8>, at: usize, data: &[u8]) {
-    if file.len() < at + data.len() {
-        file.resize(at + data.len(), 0);
-    }
-    file[at..at + data.len()].copy_from_slice(data);
-}
-
-fn apply(file: &mut Vec<u8>, op: &Op) {
-    match op {
-        Op::Write(at, data) | Op::Share(at, data) => put(file, *at, data),
-        Op::SetLen(len) => file.resize(*len, 0),
-        Op::Flush => {}
-    }
-}
-
-impl ReadAt for Sharing {
-    fn len(&self) -> u64 {
-        self.0.lock().unwrap().0.len() as u64
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> slimdisk::Result<()> {
-        self.0.lock().unwrap().0.read_at(offset, buf)
-    }
-}
-
-impl Storage for Sharing {
-    fn write_at(&self, offset: u64, data: &[u8]) -> slimdisk::Result<()> {
-        self.record(Op::Write(offset as usize, data.to_vec()))
-    }
-
-    fn flush(&self) -> slimdisk::Result<()> {
-        self.record(Op::Flush)
-    }
-
-    fn set_len(&self, len: u64) -> slimdisk::Result<()> {
-        self.record(Op::SetLen(len as usize))
-    }
-
-    fn copy_within(&self, from: u64, to: u64, len: u64) -> slimdisk::Result<Copied> {
-        let mut data = vec![0; len as usize];
-        self.read_at(from, &mut data)?;
-        let (from, to) = (from as usize, to as usize);
-        let head = from.next_multiple_of(UNIT) - from;
-        if from % UNIT != to % UNIT || data.len() < head + UNIT {
-            self.record(Op::Write(to, data))?;
-            return Ok(Copied::default());
-        }
-        let (head, rest) = data.split_at(head);
-        let (middle, tail) = rest.split_at(rest.len() / UNIT * UNIT);
-        let at = to + head.len();
-        self.record(Op::Share(at, middle.to_vec()))?;
-        for (at, part) in [(to, head), (at + middle.len(), tail)] {
-            if !part.is_empty() {
-                self.record(Op::Write(at, part.to_vec()))?;
-            }
-        }
-        Ok(Copied { cloned: middle.len() as u64, holes: 0 })
-    }
-
-    fn clone_unit(&self) -> Option<u64> {
-        Some(UNIT as u64)
-    }
-}
-
-/// A state that the disk may be in if power fails after `ops[..at]`.
-fn state_after(before: &[u8], ops: &[Op], at: usize, noise: &mut Noise) -> Vec<u8> {
-    let done = &ops[..at];
-    let flushed =
-        done.iter().rposition(|op| matches!(op, Op::Flush)).map_or(0, |i| i + 1);
-    let mut file = before.to_vec();
-    for op in &done[..flushed] {
-        apply(&mut file, op);
-    }
-    let keep_of_8 = noise.below(9);
-    let mut torn = noise.below(2) == 0;
-    for op in &done[flushed..] {
-        let (at, data, unit) = match op {
-            Op::Write(at, data) => (*at, data, SECTOR),
-            Op::Share(at, data) => (*at, data, UNIT),
-            Op::SetLen(len) => {
-                if noise.below(8) < keep_of_8 {
-                    file.resize(*len, 0);
-                }
-                continue;
-            }
-            Op::Flush => continue,
-        };
-        for (index, part) in data.chunks(unit).enumerate() {
-            if noise.below(8) >= keep_of_8 {
-                continue;
-            }
-            let mut part = part;
-            if unit == SECTOR && torn && noise.below(4) == 0 {
-                torn = false;
-                part = &part[..noise.below(129) as usize * 4];
-            }
-            let at = at + index * unit;
-            // A cut that was done already takes writes behind it along.
-            if at + part.len() <= file.len() || at < before.len() {
-                put(&mut file, at, part);
-            }
-        }
-    }
-    file
-}
+use crate::vhd_model::Shape;
 
 /// One image, what is to be done with it, and the record of doing it.
 struct Case {
@@ -166,22 +36,21 @@ impl Case {
             verdicts[*block as usize] = if live { Verdict::Live } else { Verdict::Free };
         }
         let before = shape.build(&[]);
-        let storage = Arc::new(Sharing(Mutex::new((before.clone(), Vec::new()))));
+        let storage = Recorder::sharing(before.clone());
         let mut image = image::open(storage.clone()).unwrap();
         let layout = image.layout().unwrap();
         let plan = plan_to_clone(&layout, &verdicts, storage.clone_unit());
         let round = (noise.below(3) + 1) * plan.extent_len;
         run(&mut *image, &plan, round, &mut |_| ControlFlow::Continue(())).unwrap();
-        drop(image);
-        let (after, ops) = Arc::into_inner(storage).unwrap().0.into_inner().unwrap();
+        let (after, ops) = (storage.content(), storage.ops());
         Case { shape, verdicts, before, ops, after }
     }
 
     /// Bytes that were shared, and those of them and of all other writes together.
     fn shared(&self) -> (usize, usize) {
         self.ops.iter().fold((0, 0), |(shared, all), op| match op {
-            Op::Share(_, data) => (shared + data.len(), all + data.len()),
-            Op::Write(_, data) => (shared, all + data.len()),
+            Op::Share { data, .. } => (shared + data.len(), all + data.len()),
+            Op::Write { data, .. } => (shared, all + data.len()),
             _ => (shared, all),
         })
     }
@@ -222,7 +91,7 @@ fn no_power_cut_loses_a_live_byte_where_bytes_are_shared() {
 fn without(case: &Case, before_table: bool) -> Vec<Op> {
     let entries = case.shape.blocks as usize + case.shape.spare_entries as usize;
     let table = 0x600..0x600 + entries * 4;
-    let of_table = |op: &Op| matches!(op, Op::Write(at, _) if table.contains(at));
+    let of_table = |op: &Op| matches!(op, Op::Write { offset, .. } if table.contains(&(*offset as usize)));
     let leave_out = |index: usize, op: &Op| {
         matches!(op, Op::Flush)
             && if before_table {
@@ -269,10 +138,7 @@ mod mounted {
             return None;
         }
         let scratch = Scratch::new(test);
-        let image = scratch.path("host.img");
-        sh(&format!("truncate -s 8G {0} && {mkfs} {0}", image.display()));
-        let mount = format!("again mount -o loop {}", image.display());
-        let mount = Mount::new(test, &scratch, &mount)?;
+        let mount = Mount::made_by(mkfs, "8G", test, &scratch)?;
         let raw = ext4_half_deleted(&scratch, 4);
         // A little of each block, so that a wrong one is seen; but not where the guest's
         // own structures lie.

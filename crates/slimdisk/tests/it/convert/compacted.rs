@@ -209,10 +209,10 @@ fn blocks_are_shared_where_the_host_can() {
         return;
     }
     let scratch = Scratch::new(test);
-    let image = scratch.path("xfs.img");
-    sh(&format!("truncate -s 600M {0} && mkfs.xfs -q -m reflink=1 {0}", image.display()));
-    let mount = format!("again mount -o loop {}", image.display());
-    let Some(mount) = Mount::new(test, &scratch, &mount) else { return };
+    let Some(mount) = Mount::made_by("mkfs.xfs -q -m reflink=1", "600M", test, &scratch)
+    else {
+        return;
+    };
     for format in ["vhd", "vhdx", "vhdx with a log"] {
         let path = mount.0.join("disk").with_extension(&format[..format.len().min(4)]);
         let path = if format == "vhd" { path.with_extension("vhd") } else { path };

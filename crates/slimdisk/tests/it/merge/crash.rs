@@ -424,7 +424,7 @@ fn without(case: &Case, fault: Fault) -> Vec<Op> {
             Op::Write { data, .. } if is_footer_of(data, case) => {
                 kind = Fault::AfterGrowth;
             }
-            Op::Write { .. } | Op::Punch(_) => {}
+            Op::Write { .. } | Op::Share { .. } | Op::Punch(_) => {}
             Op::SetLen(_) => kind = Fault::AfterTable,
             Op::Flush => {
                 if matches!(case.ops.get(index + 1), Some(Op::SetLen(_))) {

@@ -85,10 +85,10 @@ fn copies_are_shared_where_the_file_system_can() {
         return;
     }
     let scratch = Scratch::new("xfs");
-    let image = scratch.path("xfs.img");
-    sh(&format!("truncate -s 320M {0} && mkfs.xfs -q -m reflink=1 {0}", image.display()));
-    let mount = format!("again mount -o loop {}", image.display());
-    let Some(mount) = Mount::new(name, &scratch, &mount) else { return };
+    let Some(mount) = Mount::made_by("mkfs.xfs -q -m reflink=1", "320M", name, &scratch)
+    else {
+        return;
+    };
     for seed in 1..4 {
         assert!(copies_arrive_in(&mount.0, seed) > 0, "nothing was shared");
     }

@@ -284,6 +284,19 @@ fn writes_lengths_and_reads_agree() {
 pub struct Mount(pub std::path::PathBuf);
 
 impl Mount {
+    /// A file system of so many bytes (as `truncate` has them) that `mkfs` makes.
+    pub fn made_by(
+        mkfs: &str,
+        size: &str,
+        test: &str,
+        scratch: &Scratch,
+    ) -> Option<Self> {
+        let image = scratch.path("host.img");
+        let image = image.display();
+        sh(&format!("truncate -s {size} {image} && {mkfs} {image}"));
+        Self::new(test, scratch, &format!("again mount -o loop {image}"))
+    }
+
     /// Runs `mount` with the mount point appended.
     pub fn new(test: &str, scratch: &Scratch, mount: &str) -> Option<Self> {
         let dir = scratch.path("mnt");

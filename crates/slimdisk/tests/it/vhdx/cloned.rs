@@ -41,10 +41,10 @@ fn moving_costs_no_data_where_blocks_can_be_shared() {
         return;
     }
     let scratch = Scratch::new(test);
-    let image = scratch.path("xfs.img");
-    sh(&format!("truncate -s 600M {0} && mkfs.xfs -q -m reflink=1 {0}", image.display()));
-    let mount = format!("again mount -o loop {}", image.display());
-    let Some(mount) = Mount::new(test, &scratch, &mount) else { return };
+    let Some(mount) = Mount::made_by("mkfs.xfs -q -m reflink=1", "600M", test, &scratch)
+    else {
+        return;
+    };
     for block_mib in [1, 4] {
         let path = mount.0.join("disk.vhdx");
         let (shape, len) = make(&path, block_mib);
