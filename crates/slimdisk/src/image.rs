@@ -551,6 +551,29 @@ pub(crate) fn check_writes(writes: &[GuestWrite], size: u64) -> Result<()> {
     Ok(())
 }
 
+/// What of `writes` goes to which block of `size` bytes: the block's number, the offset in
+/// it, and the bytes; in ascending order.
+pub(crate) fn parts_in_blocks(
+    writes: &[GuestWrite],
+    size: u64,
+) -> impl Iterator<Item = (u32, u64, &[u8])> {
+    writes.iter().flat_map(move |write| {
+        let (mut at, mut rest) = (write.offset, write.data.as_slice());
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let (block, within) =
+                (u32::try_from(at / size).unwrap_or(u32::MAX), at % size);
+            let left = usize::try_from(size - within).unwrap_or(usize::MAX);
+            let (part, behind) = rest.split_at(left.min(rest.len()));
+            at += part.len() as u64;
+            rest = behind;
+            Some((block, within, part))
+        })
+    })
+}
+
 /// The error of an image that belongs to a saved state, for operations that must not
 /// touch any part of one.
 pub(crate) fn part_of_saved_state() -> Error {

@@ -20,7 +20,7 @@ use super::SparseVhd;
 use crate::error::{Error, Kind, Result};
 use crate::image::vhd::raw::{FOOTER_LEN, Footer, SECTOR, UNUSED};
 use crate::image::vhd::sector_bitmap::BIT_ORDER;
-use crate::image::{Extent, GuestWrite, Layout, Piece};
+use crate::image::{Extent, GuestWrite, Layout, Piece, parts_in_blocks};
 use crate::storage::read_struct;
 use zerocopy::IntoBytes;
 
@@ -103,28 +103,19 @@ impl SparseVhd {
 
     /// The blocks that `writes` go to, in ascending order; new ones without a place yet.
     fn blocks_of<'a>(&self, writes: &'a [GuestWrite]) -> Vec<Touched<'a>> {
-        let size = self.sparse.block_size;
         let mut touched: Vec<Touched<'a>> = Vec::new();
-        for write in writes {
-            let (mut at, mut rest) = (write.offset, write.data.as_slice());
-            while !rest.is_empty() {
-                let block = u32::try_from(at / size).unwrap_or(u32::MAX);
-                let left = usize::try_from(size - at % size).unwrap_or(usize::MAX);
-                let (part, after) = rest.split_at(left.min(rest.len()));
-                match touched.last_mut().filter(|last| last.block == block) {
-                    Some(last) => last.parts.push((at % size, part)),
-                    None => {
-                        let place = self.sparse.table.place(block);
-                        touched.push(Touched {
-                            block,
-                            place: place.unwrap_or_default(),
-                            is_new: place.is_none(),
-                            parts: vec![(at % size, part)],
-                        });
-                    }
+        for (block, within, part) in parts_in_blocks(writes, self.sparse.block_size) {
+            match touched.last_mut().filter(|last| last.block == block) {
+                Some(last) => last.parts.push((within, part)),
+                None => {
+                    let place = self.sparse.table.place(block);
+                    touched.push(Touched {
+                        block,
+                        place: place.unwrap_or_default(),
+                        is_new: place.is_none(),
+                        parts: vec![(within, part)],
+                    });
                 }
-                at += part.len() as u64;
-                rest = after;
             }
         }
         touched

@@ -25,7 +25,7 @@ use crate::image::vhdx::log::LAST_OFFSET;
 use crate::image::vhdx::log::overlay::write_zeros;
 use crate::image::vhdx::log::writer::MOST_PAGES;
 use crate::image::vhdx::raw::{MIB, PAGE};
-use crate::image::{GuestWrite, Piece, wrong_type};
+use crate::image::{GuestWrite, Piece, parts_in_blocks, wrong_type};
 use crate::storage::{ReadAt, Storage};
 
 /// One block that is written to.
@@ -202,33 +202,19 @@ impl VhdxDisk {
     /// The blocks that `writes` go to, in ascending order; what becomes of each, new
     /// places left out.
     fn blocks_of<'a>(&self, writes: &'a [GuestWrite]) -> Vec<Touched<'a>> {
-        let size = self.block_size();
         let mut touched: Vec<Touched<'a>> = Vec::new();
-        for write in writes {
-            let (mut at, mut rest) = (write.offset, write.data.as_slice());
-            while !rest.is_empty() {
-                let block = u32::try_from(at / size).unwrap_or(u32::MAX);
-                let left = usize::try_from(size - at % size).unwrap_or(usize::MAX);
-                let (part, behind) = rest.split_at(left.min(rest.len()));
-                match touched.last_mut().filter(|last| last.block == block) {
-                    Some(last) => last.parts.push((at % size, part)),
-                    None => {
-                        let before = self.structures.bat.entry(block);
-                        let after = match before.state() {
-                            Some(State::Fully) => before,
-                            _ => Entry::FULLY.at(before.place()),
-                        };
-                        touched.push(Touched {
-                            block,
-                            before,
-                            after,
-                            parts: vec![(at % size, part)],
-                            bits: None,
-                        });
-                    }
+        for (block, within, part) in parts_in_blocks(writes, self.block_size()) {
+            match touched.last_mut().filter(|last| last.block == block) {
+                Some(last) => last.parts.push((within, part)),
+                None => {
+                    let before = self.structures.bat.entry(block);
+                    let after = match before.state() {
+                        Some(State::Fully) => before,
+                        _ => Entry::FULLY.at(before.place()),
+                    };
+                    let parts = vec![(within, part)];
+                    touched.push(Touched { block, before, after, parts, bits: None });
                 }
-                at += part.len() as u64;
-                rest = behind;
             }
         }
         touched
