@@ -9,9 +9,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use slimdisk::compact::Verdict;
-use slimdisk::compact::plan::plan;
+use slimdisk::compact::plan::plan_to_clone;
 use slimdisk::compact::run::run;
 use slimdisk::image::{self, Image};
+use slimdisk::storage::Storage;
 
 use crate::chain::{content, random_chain, slices};
 use crate::chain_model::read_chain;
@@ -50,12 +51,12 @@ pub fn judge(shape: &Shape, verdicts: &[Verdict], file: &[u8]) -> Result<(), Str
 }
 
 /// One image, what is to be done with it, and the record of doing it.
-struct Case {
-    shape: Shape,
-    verdicts: Vec<Verdict>,
-    before: Vec<u8>,
-    ops: Vec<Op>,
-    after: Vec<u8>,
+pub struct Case {
+    pub shape: Shape,
+    pub verdicts: Vec<Verdict>,
+    pub before: Vec<u8>,
+    pub ops: Vec<Op>,
+    pub after: Vec<u8>,
 }
 
 impl Case {
@@ -75,12 +76,23 @@ impl Case {
             .collect();
         let before = shape.build(&zero);
         let recorder = Recorder::new(before.clone());
+        Case::of(shape, verdicts, before, &recorder, noise)
+    }
+
+    /// Compacts what `recorder` holds, which is `before`.
+    pub fn of(
+        shape: Shape,
+        verdicts: Vec<Verdict>,
+        before: Vec<u8>,
+        recorder: &Arc<Recorder<Vec<u8>>>,
+        noise: &mut Noise,
+    ) -> Case {
         compact(recorder.clone(), &verdicts, noise.below(3) + 1);
         let (ops, after) = (recorder.ops(), recorder.content());
         Case { shape, verdicts, before, ops, after }
     }
 
-    fn judge(&self, file: &[u8]) -> Result<(), String> {
+    pub fn judge(&self, file: &[u8]) -> Result<(), String> {
         judge(&self.shape, &self.verdicts, file)
     }
 
@@ -101,12 +113,18 @@ pub fn state_after(
 
 /// Compacts by the given verdicts, a few blocks a round.
 fn compact(storage: Arc<Recorder<Vec<u8>>>, verdicts: &[Verdict], blocks_a_round: u64) {
+    let unit = storage.clone_unit();
     let mut image = image::open(storage).unwrap();
-    compact_image(&mut *image, verdicts, blocks_a_round);
+    compact_image(&mut *image, verdicts, unit, blocks_a_round);
 }
 
-pub fn compact_image(image: &mut dyn Image, verdicts: &[Verdict], blocks_a_round: u64) {
-    let plan = plan(&image.layout().unwrap(), verdicts);
+pub fn compact_image(
+    image: &mut dyn Image,
+    verdicts: &[Verdict],
+    clone_unit: Option<u64>,
+    blocks_a_round: u64,
+) {
+    let plan = plan_to_clone(&image.layout().unwrap(), verdicts, clone_unit);
     let round = blocks_a_round * plan.extent_len;
     run(image, &plan, round, &mut |_| ControlFlow::Continue(())).unwrap();
 }
@@ -279,7 +297,7 @@ impl ChildCase {
                 }
             })
             .collect();
-        compact_image(&mut *image, &verdicts, noise.below(3) + 1);
+        compact_image(&mut *image, &verdicts, None, noise.below(3) + 1);
         let disk = read_chain(&slices(&chain));
         let block_size = facts.block_size as usize;
         let (ops, after) = (recorder.ops(), recorder.content());

@@ -243,7 +243,7 @@ impl Case {
             })
             .collect();
         let before = image.facts();
-        compact_image(&mut *image, &verdicts, 2);
+        compact_image(&mut *image, &verdicts, None, 2);
         drop(image);
         let done = storage.bytes();
         let image = image::open(Arc::new(MemFile::new(done.clone()))).unwrap();

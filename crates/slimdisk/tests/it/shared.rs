@@ -4,68 +4,45 @@
 //! behind them is copied. So the crash states are others than those of plain copies: of
 //! what was shared and not flushed, whole blocks are there or not.
 
-use std::ops::ControlFlow;
-
 use slimdisk::compact::Verdict;
-use slimdisk::compact::plan::plan_to_clone;
-use slimdisk::compact::run::run;
-use slimdisk::image;
-use slimdisk::storage::Storage;
 
-use crate::crash::{judge, state_after};
+use crate::crash::Case;
 use crate::power_cut::{Op, Recorder};
 use crate::support::Noise;
 use crate::vhd_model::Shape;
 
-/// One image, what is to be done with it, and the record of doing it.
-struct Case {
-    shape: Shape,
-    verdicts: Vec<Verdict>,
-    before: Vec<u8>,
-    ops: Vec<Op>,
-    after: Vec<u8>,
+/// A random image, some of whose blocks go, compacted on a host that can share blocks.
+fn random(noise: &mut Noise) -> Case {
+    let shape = Shape::random(noise);
+    let mut verdicts = vec![Verdict::Absent; shape.blocks as usize];
+    let live_of_8 = 2 + noise.below(5);
+    for (block, _) in &shape.order {
+        let live = noise.below(8) < live_of_8;
+        verdicts[*block as usize] = if live { Verdict::Live } else { Verdict::Free };
+    }
+    let before = shape.build(&[]);
+    let recorder = Recorder::sharing(before.clone());
+    Case::of(shape, verdicts, before, &recorder, noise)
 }
 
-impl Case {
-    fn random(noise: &mut Noise) -> Case {
-        let shape = Shape::random(noise);
-        let mut verdicts = vec![Verdict::Absent; shape.blocks as usize];
-        let live_of_8 = 2 + noise.below(5);
-        for (block, _) in &shape.order {
-            let live = noise.below(8) < live_of_8;
-            verdicts[*block as usize] = if live { Verdict::Live } else { Verdict::Free };
-        }
-        let before = shape.build(&[]);
-        let storage = Recorder::sharing(before.clone());
-        let mut image = image::open(storage.clone()).unwrap();
-        let layout = image.layout().unwrap();
-        let plan = plan_to_clone(&layout, &verdicts, storage.clone_unit());
-        let round = (noise.below(3) + 1) * plan.extent_len;
-        run(&mut *image, &plan, round, &mut |_| ControlFlow::Continue(())).unwrap();
-        let (after, ops) = (storage.content(), storage.ops());
-        Case { shape, verdicts, before, ops, after }
-    }
+/// Bytes that were shared, and those of them and of all other writes together.
+fn shared_of(case: &Case) -> (usize, usize) {
+    case.ops.iter().fold((0, 0), |(shared, all), op| match op {
+        Op::Share { data, .. } => (shared + data.len(), all + data.len()),
+        Op::Write { data, .. } => (shared, all + data.len()),
+        _ => (shared, all),
+    })
+}
 
-    /// Bytes that were shared, and those of them and of all other writes together.
-    fn shared(&self) -> (usize, usize) {
-        self.ops.iter().fold((0, 0), |(shared, all), op| match op {
-            Op::Share { data, .. } => (shared + data.len(), all + data.len()),
-            Op::Write { data, .. } => (shared, all + data.len()),
-            _ => (shared, all),
-        })
-    }
-
-    /// Judges states of `ops`, the case's own or others like them.
-    fn judge(&self, ops: &[Op], noise: &mut Noise) -> Result<usize, String> {
-        for at in 0..=ops.len() {
-            for _ in 0..4 {
-                let file = state_after(&self.before, ops, at, noise);
-                judge(&self.shape, &self.verdicts, &file)
-                    .map_err(|what| format!("after {at} of {}: {what}", ops.len()))?;
-            }
+/// Judges states of `ops`, the case's own or others like them.
+fn judge_states(case: &Case, ops: &[Op], noise: &mut Noise) -> Result<usize, String> {
+    for at in 0..=ops.len() {
+        for _ in 0..4 {
+            case.judge(&case.state_after(ops, at, noise))
+                .map_err(|what| format!("after {at} of {}: {what}", ops.len()))?;
         }
-        Ok((ops.len() + 1) * 4)
     }
+    Ok((ops.len() + 1) * 4)
 }
 
 #[test]
@@ -73,12 +50,11 @@ fn no_power_cut_loses_a_live_byte_where_bytes_are_shared() {
     let mut noise = Noise::new(1958);
     let (mut states, mut shared, mut all) = (0, 0, 0);
     while states < crate::crash::states_wanted() / 3 {
-        let case = Case::random(&mut noise);
-        judge(&case.shape, &case.verdicts, &case.after).unwrap();
-        states += case
-            .judge(&case.ops, &mut noise)
+        let case = random(&mut noise);
+        case.judge(&case.after).unwrap();
+        states += judge_states(&case, &case.ops, &mut noise)
             .unwrap_or_else(|what| panic!("{:?}: {what}", case.shape));
-        let (s, a) = case.shared();
+        let (s, a) = shared_of(&case);
         shared += s;
         all += a;
     }
@@ -109,8 +85,8 @@ fn a_flush_left_out_is_caught_where_bytes_are_shared() {
     for before_table in [true, false] {
         let mut noise = Noise::new(7);
         let caught = (0..400).any(|_| {
-            let case = Case::random(&mut noise);
-            case.judge(&without(&case, before_table), &mut noise).is_err()
+            let case = random(&mut noise);
+            judge_states(&case, &without(&case, before_table), &mut noise).is_err()
         });
         assert!(caught, "not caught: {before_table}");
     }
