@@ -32,3 +32,6 @@ mod situation;
 mod support;
 #[path = "../../../slimdisk/tests/it/vhd_model.rs"]
 mod vhd_model;
+mod windows;
+#[path = "../../../slimdisk/tests/it/wine.rs"]
+mod wine;

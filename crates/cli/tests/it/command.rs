@@ -13,7 +13,27 @@ pub const TOOLS: &[&str] = &["qemu-img", "mke2fs", "debugfs"];
 /// The command in a clean environment: no colours asked for, no terminal, an
 /// ASCII locale of eighty columns.
 pub fn slimdisk() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_slimdisk"));
+    #[cfg(target_os = "linux")]
+    if let Some(exe) = under_wine() {
+        return clean(crate::wine::wine(&exe));
+    }
+    clean(Command::new(env!("CARGO_BIN_EXE_slimdisk")))
+}
+
+/// With `SLIMDISK_UNDER_WINE` the tests are of the Windows command, under Wine.
+#[cfg(target_os = "linux")]
+pub fn under_wine() -> Option<PathBuf> {
+    std::env::var_os("SLIMDISK_UNDER_WINE")?;
+    crate::wine::built("the command under Wine", "slimdisk.exe")
+}
+
+/// How often to do something random: less often under Wine, where a start takes its time.
+#[cfg(target_os = "linux")]
+pub fn rounds(count: u32) -> u32 {
+    if under_wine().is_some() { count.div_ceil(8) } else { count }
+}
+
+pub fn clean(mut command: Command) -> Command {
     for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "LC_CTYPE", "LANG"] {
         command.env_remove(name);
     }

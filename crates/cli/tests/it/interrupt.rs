@@ -11,7 +11,7 @@ use crate::support::{Noise, Scratch, sh, skip};
 
 /// The image of all tests with noise enough behind it to keep a run busy: its
 /// volume ends where the image of the other tests does, and 400 MiB follow.
-fn large(test: &str, scratch: &Scratch) -> Option<PathBuf> {
+pub fn large(test: &str, scratch: &Scratch) -> Option<PathBuf> {
     image(test, scratch)?;
     let raw = scratch.path("raw");
     let noise = Noise::new(3).bytes(64 << 20);
@@ -149,7 +149,7 @@ fn disks_after_an_interrupt_are_not_begun() {
 }
 
 /// Whether two images hold the same volume, by qemu-img and e2fsck.
-fn same_guest(one: &Path, other: &Path) {
+pub fn same_guest(one: &Path, other: &Path) {
     // The noise behind the volume is not judged by its map: all of it must be
     // there, and so must the zeros.
     let dir = one.parent().unwrap().display();

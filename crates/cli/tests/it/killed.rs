@@ -2,7 +2,6 @@
 //! content equal, and a second run finishes the job.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -10,11 +9,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::chain_model::{Child, id_in, random_bits, read_chain};
-use crate::command::{run, slimdisk};
-use crate::support::{Noise, Scratch, have, sh};
+use crate::command::{clean, rounds, run, slimdisk, under_wine};
+use crate::support::{FileExt, Noise, Scratch, have, sh};
 use crate::vhd_model::{Shape, read_strictly};
 use crate::vhdx_judge::{read, shown};
 use crate::vhdx_model::{FULL, Link, PARTIAL, Pages, Shape as VhdxShape, guid_text};
+use crate::wine::{helper, wine};
 
 const BLOCK: usize = 2 << 20;
 const BLOCKS: usize = 160;
@@ -63,6 +63,9 @@ fn copy(from: &Path, to: &Path) {
 /// Runs the command and kills it within `span` microseconds, which follows what the
 /// machine is capable of; whether it was still running.
 pub fn kill(args: &[&str], paths: &[&Path], noise: &mut Noise, span: &mut u64) -> bool {
+    if under_wine().is_some() {
+        return terminate(args, paths, noise, span);
+    }
     let mut child = slimdisk()
         .args(args)
         .args(paths)
@@ -73,7 +76,28 @@ pub fn kill(args: &[&str], paths: &[&Path], noise: &mut Noise, span: &mut u64) -
     sleep(Duration::from_micros(noise.below(*span)));
     child.kill().unwrap();
     let struck = child.wait().unwrap().signal() == Some(9);
+    follow(span, struck);
+    struck
+}
+
+fn follow(span: &mut u64, struck: bool) {
     *span = if struck { *span * 21 / 20 } else { (*span * 3 / 4).max(5000) };
+}
+
+/// The same under Wine, with TerminateProcess.
+fn terminate(args: &[&str], paths: &[&Path], noise: &mut Noise, span: &mut u64) -> bool {
+    let after = noise.below(*span) / 1000;
+    let ended = clean(wine(&helper("end.c")))
+        .args(["kill", &after.to_string()])
+        .arg(under_wine().unwrap())
+        .args(args)
+        .args(paths)
+        .output()
+        .unwrap();
+    let code = ended.status.code();
+    assert!(matches!(code, Some(0 | 137)), "{ended:?}");
+    let struck = code == Some(137);
+    follow(span, struck);
     struck
 }
 
@@ -119,7 +143,7 @@ fn sigkill_at_two_hundred_random_moments() {
     // The machine may be busier or idler later on: follow it.
     let mut span = whole.as_micros() as u64 * 5 / 4;
     let (mut killed, mut midway) = (0, 0);
-    for round in 0..200 {
+    for round in 0..rounds(200) {
         copy(&master, &disk);
         let struck = kill(&["compact", "-q"], &[&disk], &mut noise, &mut span);
         killed += u32::from(struck);
@@ -134,7 +158,10 @@ fn sigkill_at_two_hundred_random_moments() {
         assert_eq!(file.len(), goal.len(), "round {round}");
     }
     println!("{killed} killed, {midway} of them between the first release and the cut");
-    assert!(killed >= 100 && midway >= 20, "{killed} killed, {midway} midway");
+    assert!(
+        killed >= rounds(100) && midway >= rounds(20),
+        "{killed} killed, {midway} midway"
+    );
 }
 
 /// A dynamic base and a child of it, with noise in most of their blocks.
@@ -186,7 +213,7 @@ fn compacting_a_child_killed_at_random_moments_goes_on() {
     assert!(goal.len() < above.len() * 6 / 10, "{} of {}", goal.len(), above.len());
     let mut noise = Noise::new(std::process::id().into());
     let (mut killed, mut midway) = (0, 0);
-    for round in 0..60 {
+    for round in 0..rounds(60) {
         fs::write(&child, &above).unwrap();
         killed += u32::from(kill(&compact, &[&child], &mut noise, &mut span));
         let now = fs::read(&child).unwrap();
@@ -199,7 +226,10 @@ fn compacting_a_child_killed_at_random_moments_goes_on() {
         assert!(fs::read(&base).unwrap() == below, "round {round}");
     }
     println!("{killed} killed, {midway} of them between the first release and the cut");
-    assert!(killed >= 20 && midway >= 3, "{killed} killed, {midway} midway");
+    assert!(
+        killed >= rounds(20) && midway >= rounds(3),
+        "{killed} killed, {midway} midway"
+    );
 }
 
 #[test]
@@ -214,7 +244,7 @@ fn a_merge_killed_at_random_moments_goes_on() {
     let goal = fs::metadata(&base).unwrap().len();
     let mut noise = Noise::new(std::process::id().into());
     let (mut killed, mut midway) = (0, 0);
-    for round in 0..80 {
+    for round in 0..rounds(80) {
         fs::write(&base, &below).unwrap();
         killed += u32::from(kill(&["merge", "-q"], &[&child], &mut noise, &mut span));
         let now = fs::read(&base).unwrap();
@@ -227,7 +257,10 @@ fn a_merge_killed_at_random_moments_goes_on() {
         assert!(fs::read(&child).unwrap() == above, "round {round}");
     }
     println!("{killed} killed, {midway} of them while the parent was written");
-    assert!(killed >= 30 && midway >= 5, "{killed} killed, {midway} midway");
+    assert!(
+        killed >= rounds(30) && midway >= rounds(5),
+        "{killed} killed, {midway} midway"
+    );
 }
 
 /// A dynamic VHDX and a child of it, with noise in most of their blocks.
@@ -277,7 +310,7 @@ fn a_merge_of_vhdx_killed_at_random_moments_goes_on() {
     assert!(shown(&[&seen(&base)]) == disk && goal > below.len() as u64);
     let mut noise = Noise::new(std::process::id().into());
     let (mut killed, mut told, mut midway) = (0, 0, 0);
-    for round in 0..60 {
+    for round in 0..rounds(60) {
         fs::write(&base, &below).unwrap();
         fs::write(&child, &above).unwrap();
         killed += u32::from(kill(&["merge", "-q"], &[&child], &mut noise, &mut span));
@@ -295,7 +328,10 @@ fn a_merge_of_vhdx_killed_at_random_moments_goes_on() {
         assert_eq!(fs::metadata(&base).unwrap().len(), goal, "round {round}");
     }
     println!("{killed} killed, {told} after the child was told, {midway} midway");
-    assert!(killed >= 20 && told >= 3, "{killed} killed, {told} told, {midway} midway");
+    assert!(
+        killed >= rounds(20) && told >= rounds(3),
+        "{killed} killed, {told} told, {midway} midway"
+    );
 }
 
 #[test]
@@ -309,7 +345,7 @@ fn a_conversion_killed_at_random_moments_leaves_nothing_or_all() {
     let mut span = started.elapsed().as_micros() as u64 * 5 / 4;
     let mut noise = Noise::new(std::process::id().into());
     let (mut killed, mut whole) = (0, 0);
-    for round in 0..80 {
+    for round in 0..rounds(80) {
         fs::remove_file(&new).ok();
         killed +=
             u32::from(kill(&["convert", "-q"], &[&child, &new], &mut noise, &mut span));
@@ -317,9 +353,16 @@ fn a_conversion_killed_at_random_moments_leaves_nothing_or_all() {
             assert!(read_chain(&[&fs::read(&new).unwrap()]) == shown, "round {round}");
             whole += 1;
         }
-        let left = fs::read_dir(scratch.dir()).unwrap().count();
-        assert_eq!(left, 2 + usize::from(new.exists()), "round {round}");
+        // On Linux the new file had no name, and is gone with the process.
+        let names = || fs::read_dir(scratch.dir()).unwrap().flatten();
+        let left = names().filter(|entry| {
+            let temporary = entry.file_name().to_string_lossy().ends_with(".tmp");
+            !(temporary
+                && under_wine().is_some()
+                && fs::remove_file(entry.path()).is_ok())
+        });
+        assert_eq!(left.count(), 2 + usize::from(new.exists()), "round {round}");
     }
     println!("{killed} killed, {whole} whole");
-    assert!(killed >= 30 && whole >= 3, "{killed} killed, {whole} whole");
+    assert!(killed >= rounds(30) && whole >= rounds(3), "{killed} killed, {whole} whole");
 }

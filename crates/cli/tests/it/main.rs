@@ -23,7 +23,7 @@ mod holes_and_copies;
 mod human;
 mod interrupt;
 mod json;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod killed;
 #[cfg(unix)]
 mod memory;
@@ -36,7 +36,7 @@ mod support;
 #[cfg(unix)]
 #[path = "../../../slimdisk/tests/it/vhd_model.rs"]
 mod vhd_model;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod vhdx;
 #[cfg(unix)]
 #[path = "../../../slimdisk/tests/it/vhdx/merge/judge.rs"]
@@ -44,3 +44,8 @@ mod vhdx_judge;
 #[cfg(unix)]
 #[path = "../../../slimdisk/tests/it/vhdx_model.rs"]
 mod vhdx_model;
+#[cfg(target_os = "linux")]
+mod windows;
+#[cfg(target_os = "linux")]
+#[path = "../../../slimdisk/tests/it/wine.rs"]
+mod wine;

@@ -150,8 +150,13 @@ fn chain(scratch: &Scratch) -> PathBuf {
         dir.display()
     ));
     run_in(dir, "create child.vhd --parent base.vhd").ok();
-    // A child of the same disk that holds something: written by a tool of the tests'.
-    let mut file = fs::read(scratch.path("child.vhd")).unwrap();
+    fill(&scratch.path("child.vhd"), &mut noise);
+    scratch.path("child.vhd")
+}
+
+/// Gives an empty child something to hold: written by a tool of the tests'.
+pub fn fill(child: &Path, noise: &mut Noise) {
+    let mut file = fs::read(child).unwrap();
     let footer = file.split_off(file.len() - 512);
     let table = u64::from_be_bytes(file[528..536].try_into().unwrap()) as usize;
     for block in [1_usize, 4, 9] {
@@ -164,8 +169,7 @@ fn chain(scratch: &Scratch) -> PathBuf {
         file.extend(noise.bytes(2 << 20));
     }
     file.extend(footer);
-    fs::write(scratch.path("child.vhd"), file).unwrap();
-    scratch.path("child.vhd")
+    fs::write(child, file).unwrap();
 }
 
 #[test]

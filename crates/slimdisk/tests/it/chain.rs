@@ -3,9 +3,11 @@
 
 mod compacted;
 mod failing;
+#[cfg(unix)]
 mod found;
 mod hostile;
 pub mod judge;
+#[cfg(unix)]
 mod relinked;
 
 use std::fs;

@@ -12,7 +12,6 @@
 
 use std::fs::{self, File};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use slimdisk::compact::{Options, Outcome};
@@ -21,7 +20,7 @@ use slimdisk::storage::{HostFile, ReadAt};
 use crate::end_to_end::{compact, plan};
 use crate::ext::dumpe2fs_free;
 use crate::ntfs::image::{mkntfs, mount};
-use crate::support::{Noise, Scratch, have, sh};
+use crate::support::{FileExt, Noise, Scratch, have, sh};
 use crate::vhd_model;
 use crate::vhdx_model::{self, FULL, MIB};
 

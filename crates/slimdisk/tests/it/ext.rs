@@ -10,14 +10,13 @@ mod options;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use slimdisk::storage::{HostFile, ReadAt};
 use slimdisk::volume::Findings;
 
 use crate::free_map::{push, scribble_file, survey_as};
-use crate::support::{Noise, sh};
+use crate::support::{FileExt, Noise, sh};
 
 const TOOLS: &[&str] = &["mke2fs", "dumpe2fs", "debugfs", "e2fsck"];
 

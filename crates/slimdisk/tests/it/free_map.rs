@@ -3,14 +3,13 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use slimdisk::storage::{Meter, ReadAt, Section};
 use slimdisk::volume::{Allowances, FILE_SYSTEMS, FileSystem, Findings};
 
-use crate::support::Noise;
+use crate::support::{FileExt, Noise};
 
 /// The row of `FILE_SYSTEMS` with this name.
 pub fn reader(name: &str) -> &'static dyn FileSystem {

@@ -12,6 +12,10 @@
     clippy::cast_possible_truncation,
     reason = "a test that meets a surprise should panic, and skips are printed"
 )]
+#![cfg_attr(
+    windows,
+    allow(dead_code, unused_imports, reason = "tests of Unix alone use some of it")
+)]
 
 mod btrfs;
 mod chain;
@@ -46,6 +50,8 @@ mod planner;
 mod power_cut;
 #[cfg(target_os = "linux")]
 mod punch;
+// Its names of parents are those of Unix.
+#[cfg(unix)]
 mod relink;
 mod samples;
 mod shared;

@@ -5,6 +5,7 @@ mod crash;
 mod faults;
 mod files;
 mod judged;
+#[cfg(unix)]
 mod killed;
 mod refused;
 

@@ -174,8 +174,9 @@ fn holes_of_the_host_are_never_read() {
     file.set_len(1 << 30).unwrap();
     let noise = Noise::new(4).bytes(4096);
     for at in [5 << 20, 300 << 20, 301 << 20, (1 << 30) - 4096] {
-        std::os::unix::fs::FileExt::write_all_at(&file, &noise, at).unwrap();
+        crate::support::FileExt::write_all_at(&file, &noise, at).unwrap();
     }
+    drop(file);
     Shape::write_full(&vhd, &raw, 2 * MIB);
     for mode in [Mode::Quick, Mode::Full, Mode::Prezeroed] {
         let mut options = Options::default();

@@ -7,6 +7,36 @@ use std::process::{Command, Output};
 
 pub use crate::noise::Noise;
 
+#[cfg(unix)]
+pub use std::os::unix::fs::FileExt;
+
+/// What Unix's own has for reading and writing at an offset.
+#[cfg(windows)]
+pub trait FileExt {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()>;
+    fn write_all_at(&self, data: &[u8], offset: u64) -> std::io::Result<()>;
+}
+
+#[cfg(windows)]
+impl FileExt for std::fs::File {
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+        while !buf.is_empty() {
+            let n = std::os::windows::fs::FileExt::seek_read(self, buf, offset)?;
+            assert!(n > 0, "the file ends at {offset}");
+            (buf, offset) = (&mut buf[n..], offset + n as u64);
+        }
+        Ok(())
+    }
+
+    fn write_all_at(&self, mut data: &[u8], mut offset: u64) -> std::io::Result<()> {
+        while !data.is_empty() {
+            let n = std::os::windows::fs::FileExt::seek_write(self, data, offset)?;
+            (data, offset) = (&data[n..], offset + n as u64);
+        }
+        Ok(())
+    }
+}
+
 /// Says by name that a test is skipped; on CI (`SLIMDISK_NO_SKIP=1`) that is a
 /// failure instead.
 pub fn skip(test: &str, missing: &str) {
@@ -31,6 +61,10 @@ pub fn have(test: &str, tools: &[&str]) -> bool {
 }
 
 fn on_path(tool: &str) -> bool {
+    // Wine shows the programs of the system around it, but nothing there runs in it.
+    if cfg!(windows) {
+        return false;
+    }
     let path = std::env::var("PATH").unwrap_or_default();
     path.split(':')
         .chain(["/usr/sbin", "/sbin"])
@@ -76,7 +110,9 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new(test: &str) -> Self {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        // What was built on another system has that one's idea of an absolute path.
+        let dir = std::path::absolute(env!("CARGO_TARGET_TMPDIR"))
+            .unwrap()
             .join(format!("{test}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
@@ -98,6 +134,14 @@ impl Drop for Scratch {
             let _ = std::fs::remove_dir_all(&self.0);
         }
     }
+}
+
+/// The path without links, as the library tells it.
+pub fn real(path: &Path) -> PathBuf {
+    let real = path.canonicalize().unwrap();
+    // On Windows that comes in a form that nobody writes.
+    let plain = real.to_str().and_then(|text| text.strip_prefix(r"\\?\"));
+    plain.map(PathBuf::from).unwrap_or(real)
 }
 
 /// The folder of sample images made by other programs, if it is there.

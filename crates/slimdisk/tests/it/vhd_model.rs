@@ -4,12 +4,11 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use slimdisk::storage::{HostFile, ReadAt};
 
-use crate::support::Noise;
+use crate::support::{FileExt, Noise};
 
 pub const SECTOR: usize = 512;
 

@@ -407,6 +407,7 @@ fn full_mode_finds_what_the_guest_wrote_back() {
 }
 
 /// A child may read what its parent's own volumes call free.
+#[cfg(unix)]
 #[test]
 fn a_parent_keeps_what_its_children_may_read() {
     let test = "a_parent_keeps_what_its_children_may_read";
@@ -541,6 +542,7 @@ fn children_made_by_windows_are_compacted() {
 
 /// A program that opens the parent for writing in the middle of a run ends it before
 /// anything more is given up.
+#[cfg(unix)]
 #[test]
 fn a_writer_that_comes_to_the_parent_stops_it() {
     use std::os::unix::fs::OpenOptionsExt as _;

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use slimdisk::storage::{HostFile, ReadAt, Storage};
 use super::{PageFile, findings, open, shape};
 use crate::end_to_end::{self, SCHEMES, Volume, blocks_to_stay, make_disk, plan, quick};
 use crate::faults::{Call, Fault, Faulty};
-use crate::support::{Noise, Scratch, have, sh};
+use crate::support::{FileExt, Noise, Scratch, have, sh};
 use crate::vhdx_model::{FULL, Pages, Shape, UNMAPPED, read_strictly};
 
 /// The pages of a file, for the strict reader; holes stay holes.

@@ -5,6 +5,7 @@ pub mod crash;
 mod faults;
 mod files;
 pub mod judge;
+#[cfg(unix)]
 mod renamed;
 
 use std::ops::ControlFlow;

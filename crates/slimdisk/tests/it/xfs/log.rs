@@ -2,11 +2,10 @@
 //! kernel wrote around their end, and logs laid out here, record by record.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::{TOOLS, be, log_state, make, mkfs, mounted, survey, trusted, xfs_db_free};
-use crate::support::{Scratch, have};
+use crate::support::{FileExt, Scratch, have};
 
 /// Where the log lies in a volume.
 pub struct Place {
