@@ -5,19 +5,41 @@
 
 static char folder[400];
 
-static const char *in(const char *name)
+#ifdef _WIN32
+#define SEPARATOR '\\'
+#else
+#define SEPARATOR '/'
+#endif
+
+/* A path, with the separators of the system. */
+static const char *path_of(const char *start, const char *name)
 {
     static char paths[8][512];
     static int next;
+    char *at;
     next = (next + 1) % 8;
-    CHECK(snprintf(paths[next], sizeof *paths, "%s/%s", folder, name) <
+    CHECK(snprintf(paths[next], sizeof *paths, "%s/%s", start, name) <
           (int)sizeof *paths);
+    for (at = paths[next]; *at; at++)
+        if (*at == '/')
+            *at = SEPARATOR;
     return paths[next];
+}
+
+static const char *in(const char *name)
+{
+    return path_of(folder, name);
 }
 
 static int contains(const char *text, const char *part)
 {
     return strstr(text, part) != NULL;
+}
+
+/* Whether a path ends so, from a whole name on. */
+static int leads_to(const char *text, const char *end)
+{
+    return contains(text, path_of("", end));
 }
 
 static void library(void)
@@ -130,8 +152,8 @@ static void make_disks(IVMVirtualServer *server)
     EXPECT(S_OK, slimdisk_StringList_get_Count(list, &count));
     for (index = 0; index < count; index++) {
         EXPECT(S_OK, slimdisk_StringList_get_Item(list, index, &text));
-        found += contains(text, "/fixed.vhd") + contains(text, "/new folder/child.vhd") +
-                 contains(text, "/new folder/dynamic.vhd");
+        found += leads_to(text, "fixed.vhd") + leads_to(text, "new folder/child.vhd") +
+                 leads_to(text, "new folder/dynamic.vhd");
         CHECK(!contains(text, ".vfd"));
         EXPECT(S_OK, slimdisk_FreeString(text));
     }
@@ -167,7 +189,7 @@ static void ask(IVMVirtualServer *server, const char *name, VMHardDiskType type,
         CHECK(contains(text, "dynamic.vhd\""));
         EXPECT(S_OK, slimdisk_FreeString(text));
         EXPECT(S_OK, slimdisk_IVMHardDisk_get_File(parent, &text));
-        CHECK(contains(text, "/new folder/dynamic.vhd"));
+        CHECK(leads_to(text, "new folder/dynamic.vhd"));
         EXPECT(S_OK, slimdisk_Release(parent));
     } else {
         EXPECT(S_FALSE, slimdisk_IVMHardDisk_get_Parent(disk, &parent));
@@ -258,7 +280,7 @@ static void merge(void)
     child = check_open(server, in("new folder/child.vhd"));
     EXPECT(S_OK, slimdisk_IVMHardDisk_get_Parent(child, &parent));
     EXPECT(S_OK, slimdisk_IVMHardDisk_get_File(parent, &text));
-    CHECK(contains(text, "/moved.vhd"));
+    CHECK(leads_to(text, "moved.vhd"));
     EXPECT(S_OK, slimdisk_FreeString(text));
     EXPECT(S_OK, slimdisk_Release(parent));
     EXPECT(S_OK, slimdisk_IVMHardDisk_Merge(child, &task));
