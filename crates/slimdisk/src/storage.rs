@@ -5,6 +5,11 @@
 //! thing, [`Meter`] counts what passes through, and tests bring their own
 //! storages that lose power or fail on request.
 
+// What Windows has rules for is plain logic, and tested everywhere.
+#[cfg(any(windows, test))]
+mod control;
+#[cfg(any(windows, test))]
+mod dos_path;
 mod exclusion;
 mod host;
 mod mapping;
@@ -157,6 +162,16 @@ pub struct Transfer {
     pub to: u64,
     /// How many bytes there are.
     pub len: u64,
+}
+
+/// The error of a file that must be marked before there can be holes in it.
+fn not_sparse() -> Error {
+    Error::new(
+        Kind::InvalidArgument,
+        "this file is not marked sparse, and on Windows no other can have holes: with \
+         --make-sparse it is marked, which Hyper-V and WSL refuse in an image; compact it \
+         without --punch",
+    )
 }
 
 /// The error of a file in which there can be no holes.
