@@ -8,7 +8,10 @@
 // What Windows has rules for is plain logic, and tested everywhere.
 #[cfg(any(windows, test))]
 mod control;
-#[cfg(any(windows, test))]
+#[cfg_attr(
+    not(any(windows, test)),
+    expect(dead_code, reason = "of paths, other systems meet those that children note")
+)]
 mod dos_path;
 mod exclusion;
 mod host;
@@ -31,6 +34,7 @@ use std::sync::Arc;
 
 use zerocopy::{FromBytes, IntoBytes};
 
+pub(crate) use self::dos_path::volume;
 pub use self::exclusion::{Exclusion, Guard};
 pub use self::host::{HostFile, Times};
 pub use self::mapping::{Mapped, Mapping};
@@ -39,7 +43,7 @@ pub use self::new_file::{NewFile, free_space};
 pub(crate) use self::new_file::{
     must_not_exist, nearest_folder, require, split, sync_folder,
 };
-pub(crate) use self::platform::real_path;
+pub(crate) use self::platform::{is_file_name, real_path};
 use crate::error::{Error, Kind, Result};
 
 /// Bytes that can be read by offset: a file, a guest's disk, a volume in it.

@@ -242,9 +242,8 @@ pub fn next_data<C: Calls>(file: &C, from: u64, len: u64) -> Result<Option<Range
 
 /// What the attributes of an image's file mean for whoever uses it, in sentences.
 pub fn notes(attributes: u32) -> Vec<String> {
-    let recalled = attribute::OFFLINE
-        | attribute::RECALL_ON_OPEN
-        | attribute::RECALL_ON_DATA_ACCESS;
+    let recalled =
+        attribute::OFFLINE | attribute::RECALL_ON_OPEN | attribute::RECALL_ON_DATA_ACCESS;
     let rows: [(u32, &str); 4] = [
         (
             attribute::COMPRESSED,

@@ -84,7 +84,8 @@ pub fn volume(rest: &str) -> Option<&str> {
         8 | 13 | 18 | 23 => c == '-',
         _ => c.is_ascii_hexdigit(),
     });
-    let ends = rest.get(LEN..).is_none_or(|rest| rest.is_empty() || rest.starts_with('\\'));
+    let ends =
+        rest.get(LEN..).is_none_or(|rest| rest.is_empty() || rest.starts_with('\\'));
     (kind.eq_ignore_ascii_case("Volume") && is_id && ends).then_some(name)
 }
 

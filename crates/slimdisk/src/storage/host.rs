@@ -670,6 +670,8 @@ mod tests {
         assert!(data_of(30..40, 3, 20).is_empty());
     }
 
+    /// On Windows nobody could make one.
+    #[cfg(unix)]
     #[test]
     fn a_change_is_noticed_without_a_lease() {
         use std::io::Write;

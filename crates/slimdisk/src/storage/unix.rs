@@ -169,6 +169,11 @@ pub fn notes(_: &Metadata) -> Vec<String> {
     Vec::new()
 }
 
+/// Whether a name in a folder means the same however a path is written; here it does.
+pub fn is_file_name(_: &str) -> bool {
+    true
+}
+
 /// Devices are told by their type.
 pub fn device(_: &Path) -> Option<&'static str> {
     None

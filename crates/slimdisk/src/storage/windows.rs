@@ -35,6 +35,11 @@ pub fn real_path(path: &Path) -> Result<PathBuf> {
     Ok(written.unwrap_or(real))
 }
 
+/// Whether a name in a folder means the same however a path is written.
+pub fn is_file_name(name: &str) -> bool {
+    dos_path::is_plain_name(name)
+}
+
 /// What a path names that is no file, and not to be asked: to look at a device can have
 /// effects.
 pub fn device(path: &Path) -> Option<&'static str> {

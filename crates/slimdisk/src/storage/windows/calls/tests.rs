@@ -6,8 +6,8 @@ use super::*;
 use crate::storage::control;
 
 fn file(name: &str, len: usize) -> (PathBuf, File) {
-    let path = std::env::temp_dir()
-        .join(format!("slimdisk-{name}-{}.img", std::process::id()));
+    let path =
+        std::env::temp_dir().join(format!("slimdisk-{name}-{}.img", std::process::id()));
     std::fs::write(&path, vec![7; len]).unwrap();
     let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     (path, file)
