@@ -10,9 +10,9 @@
 //!   identifier, both headers, both region tables, the metadata, the block allocation
 //!   table, and an entry of the log for each page of it that changes.
 
+use crate::vhd_model::FileAt as _;
 use std::fs::{self, File};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use slimdisk::compact::{Options, Outcome};

@@ -7,10 +7,10 @@ mod distrust;
 mod journal;
 mod options;
 
+use crate::vhd_model::FileAt as _;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use slimdisk::storage::{HostFile, ReadAt};

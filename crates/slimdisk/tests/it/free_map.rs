@@ -1,9 +1,9 @@
 //! What the tests of every file system do: ask a reader for its map, hold the map to
 //! its contract, overwrite what it calls free, and spoil a sound volume.
 
+use crate::vhd_model::FileAt as _;
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 

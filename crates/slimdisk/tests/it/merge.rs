@@ -3,8 +3,10 @@
 
 mod crash;
 mod faults;
+#[cfg(unix)]
 mod files;
 mod judged;
+#[cfg(unix)]
 mod killed;
 mod refused;
 

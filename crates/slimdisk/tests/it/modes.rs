@@ -174,7 +174,7 @@ fn holes_of_the_host_are_never_read() {
     file.set_len(1 << 30).unwrap();
     let noise = Noise::new(4).bytes(4096);
     for at in [5 << 20, 300 << 20, 301 << 20, (1 << 30) - 4096] {
-        std::os::unix::fs::FileExt::write_all_at(&file, &noise, at).unwrap();
+        crate::vhd_model::FileAt::write_all_at(&file, &noise, at).unwrap();
     }
     Shape::write_full(&vhd, &raw, 2 * MIB);
     for mode in [Mode::Quick, Mode::Full, Mode::Prezeroed] {

@@ -107,3 +107,8 @@ pub fn samples() -> Option<PathBuf> {
         .map_or_else(|| root.join("../shared/samples"), PathBuf::from);
     dir.is_dir().then_some(dir)
 }
+
+/// An absolute path of Unix as one of this system.
+pub fn on_this_system(path: &str) -> String {
+    if cfg!(windows) { format!("C:{path}").replace('/', "\\") } else { path.to_owned() }
+}

@@ -4,6 +4,7 @@ pub mod chain;
 mod child;
 mod child_crash;
 mod child_rules;
+#[cfg(target_os = "linux")]
 mod cloned;
 mod compacted;
 #[cfg(target_os = "linux")]

@@ -61,7 +61,7 @@ pub fn room(folder: &Path) -> Result<Option<u64>> {
 }
 
 /// A path as the system's calls take it, ending in a zero; std does the same for its own.
-fn wide(path: &Path) -> Result<Vec<u16>> {
+pub(super) fn wide(path: &Path) -> Result<Vec<u16>> {
     let mut units: Vec<u16> = path.as_os_str().encode_wide().collect();
     if units.contains(&0) {
         return Err(Error::from(ErrorKind::InvalidInput));
@@ -85,6 +85,8 @@ mod tests {
     fn files_are_renamed_below_long_paths() {
         let top =
             std::env::temp_dir().join(format!("slimdisk-long-{}", std::process::id()));
+        // What an earlier process of this number left.
+        let _ = fs::remove_dir_all(&top);
         let mut folder = top.clone();
         while folder.as_os_str().len() < 400 {
             folder.push("a folder with a name of some length");

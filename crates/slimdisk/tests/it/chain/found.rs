@@ -1,6 +1,7 @@
 //! How a parent is found, and every reason why it is not taken.
 
 use std::fs::{self, create_dir_all};
+#[cfg(unix)]
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,8 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use slimdisk::Kind;
 use slimdisk::image;
-use slimdisk::image::parent::{Parent, ParentLookup, children_of, open_parents};
-use slimdisk::storage::{HostFile, Storage};
+#[cfg(unix)]
+use slimdisk::image::parent::children_of;
+use slimdisk::image::parent::{Parent, ParentLookup, open_parents};
+use slimdisk::storage::HostFile;
+#[cfg(unix)]
+use slimdisk::storage::Storage;
 
 use super::{content, open};
 use crate::chain_model::{Child, Locator, fixed, id_in, id_of, read_chain};
@@ -189,6 +194,7 @@ fn folders_that_were_named_are_looked_into() {
     assert_eq!(error.unwrap_err().kind(), Kind::PathNotFound);
 }
 
+#[cfg(unix)]
 #[test]
 fn no_path_leads_out_unless_it_is_allowed() {
     let tree = Tree::new("chain-out");
@@ -375,6 +381,7 @@ fn chains_end() {
     refused(&tree.path("long/64.vhd"), "more than 64 images");
 }
 
+#[cfg(unix)]
 #[test]
 fn children_beside_an_image_are_seen() {
     let tree = Tree::new("chain-children");

@@ -2,7 +2,9 @@
 //! reader, 7-Zip, libvhdi and qemu-img.
 
 use std::fs::{self, File, create_dir_all};
+#[cfg(unix)]
 use std::os::unix::ffi::OsStringExt as _;
+#[cfg(unix)]
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -228,6 +230,7 @@ fn the_new_name_is_the_one_that_counts() {
 }
 
 /// Both sides may be given by links; what is named is what they lead to.
+#[cfg(unix)]
 #[test]
 fn links_and_winding_paths_are_followed() {
     let tree = Tree::new("relink-links", &two());
@@ -401,6 +404,7 @@ fn names_that_are_too_long_are_left_out_or_refused() {
     assert_eq!(tree.found(false).unwrap().0, fs::canonicalize(&near).unwrap());
 }
 
+#[cfg(unix)]
 #[test]
 fn paths_that_cannot_be_written_are_refused() {
     let tree = Tree::new("relink-odd", &two());

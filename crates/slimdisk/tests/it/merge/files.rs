@@ -458,8 +458,7 @@ fn a_disk_that_fills_up_midway_loses_nothing() {
     fs::remove_file(&files.paths[1]).unwrap();
     let file = fs::File::create(&target).unwrap();
     file.set_len(chain[1].len() as u64).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &chain[1][4 << 20..], 4 << 20)
-        .unwrap();
+    crate::vhd_model::FileAt::write_all_at(&file, &chain[1][4 << 20..], 4 << 20).unwrap();
     file.set_modified(long_ago()).unwrap();
     drop(file);
     files.paths[1] = target;

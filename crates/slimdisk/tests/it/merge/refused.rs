@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::ops::ControlFlow;
+#[cfg(unix)]
 use std::os::unix::fs::PermissionsExt;
 
 use slimdisk::merge::{Merging, Options, Outcome, Report};
@@ -125,6 +126,7 @@ fn an_encrypted_child_is_not_merged() {
     refusal(&files, Kind::WrongImageType, "encrypted");
 }
 
+#[cfg(unix)]
 #[test]
 fn a_parent_that_may_not_be_written_to_is_read_only() {
     let (files, _) = files("read-only");
@@ -319,7 +321,7 @@ fn a_parent_at_the_end_of_what_a_vhd_can_name() {
     if file.set_len(place + (1 << 20)).is_err() {
         return skip(test, "a file system with files of 2 TiB");
     }
-    use std::os::unix::fs::FileExt as _;
+    use crate::vhd_model::FileAt as _;
     let from = u64::from(u32::from_be_bytes(chain[1][0x600..0x604].try_into().unwrap()));
     let block = &chain[1][from as usize * 512..][..512 + 65536];
     file.write_all_at(block, place).unwrap();

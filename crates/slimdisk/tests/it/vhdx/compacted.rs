@@ -1,11 +1,11 @@
 //! Whole runs on VHDX: made by qemu in every block size, judged by qemu and by the
 //! tools of the volumes in them; the layout of WSL 2; every call that may fail.
 
+use crate::vhd_model::FileAt as _;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 

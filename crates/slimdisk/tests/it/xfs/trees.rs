@@ -1,7 +1,7 @@
 //! Free space in so many pieces that the B+trees grow.
 
+use crate::vhd_model::FileAt as _;
 use std::fs;
-use std::os::unix::fs::FileExt;
 
 use slimdisk::storage::{HostFile, Meter};
 
