@@ -1,9 +1,10 @@
 //! Bytes to tell apart; shared with the fuzz targets.
 
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
 /// Reproducible bytes that do not compress and are nowhere all zero.
 pub struct Noise(u64);
 
-#[allow(dead_code, reason = "each test binary uses its own part of this")]
 impl Noise {
     pub fn new(seed: u64) -> Self {
         Noise(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
