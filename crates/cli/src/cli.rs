@@ -375,6 +375,12 @@ pub struct PunchArgs {
         default_missing_value = "only"
     )]
     pub punch: Option<PunchArg>,
+    /// Mark the file sparse if it is not, so that there can be holes in it on Windows
+    ///
+    /// The mark stays. Hyper-V and WSL refuse a file that has it. On other systems every
+    /// file can have holes, and this changes nothing.
+    #[arg(long, requires = "punch")]
+    pub make_sparse: bool,
 }
 
 /// What is done besides punching holes.
@@ -675,6 +681,14 @@ impl From<ModeArg> for Mode {
             ModeArg::Full => Mode::Full,
             ModeArg::Prezeroed => Mode::Prezeroed,
         }
+    }
+}
+
+impl PunchArgs {
+    /// Enters what they ask for.
+    pub fn enter(&self, options: &mut Options) {
+        options.punch = self.punch.map(Into::into);
+        options.make_sparse = self.make_sparse;
     }
 }
 

@@ -39,7 +39,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Plan(args) => {
             let style = args.progress.progress.style(args.output.quiet);
             let mut options = options(&args.search, &args.parents);
-            options.punch = args.punch.punch.map(Into::into);
+            args.punch.enter(&mut options);
             let task = compact::Task { options, dry_run: true };
             with_watch(&args.output, style, |console, watch| {
                 compact::run(&args.disks, &task, console, watch)
@@ -50,7 +50,7 @@ pub fn run(cli: Cli) -> ExitCode {
             let mut options = options(&args.search, &args.parents);
             options.verify = args.verify;
             options.touch = args.touch;
-            options.punch = args.punch.punch.map(Into::into);
+            args.punch.enter(&mut options);
             let task = compact::Task { options, dry_run: args.dry_run };
             with_watch(&args.output, style, |console, watch| match &args.new {
                 Some(new) => compact::copy(&args.disks, new, &task, console, watch),

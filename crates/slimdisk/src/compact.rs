@@ -70,6 +70,9 @@ pub struct Options {
     /// trusted volumes call free, and whole blocks of zeros; the other modes read all that
     /// stays, for zeros.
     pub punch: Option<Punch>,
+    /// To punch, mark the file sparse if it is not: without that no file has holes on
+    /// Windows. Hyper-V and WSL refuse it then. Changes nothing on other systems.
+    pub make_sparse: bool,
     /// Count what smaller blocks would hold.
     pub(crate) smaller_blocks: bool,
     /// A parent lies in another folder, where nobody would see that this image depends
@@ -133,6 +136,7 @@ pub fn examine(
     }
     facts.notes.extend(children_notes(&children, &*image, options));
     facts.notes.extend(tracking_note(file.path()));
+    facts.notes.extend_from_slice(file.notes());
     let file_size = crate::storage::ReadAt::len(&*file);
     Ok(Some(Examination {
         facts,
@@ -153,7 +157,7 @@ pub fn plan_disk(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report 
     let started = Instant::now();
     let result = HostFile::open_read(path).and_then(|file| {
         let file = Arc::new(Meter::new(file));
-        report.host_bytes_before = file.inner().host_bytes()?;
+        tell_of_host(file.inner(), options, &mut report)?;
         let real = Some(file.inner().path());
         let planned = prepare(file.clone(), real, options, &mut report, hook)
             .and_then(|prepared| plan_holes(prepared, &file, options, &mut report, hook));
@@ -193,7 +197,7 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
         // written out yet, and a hole counts as zeros.
         file.flush()?;
         let file = Arc::new(Meter::new(file));
-        report.host_bytes_before = file.inner().host_bytes()?;
+        tell_of_host(file.inner(), options, &mut report)?;
         report.unguarded = file.inner().exclusion().missing().to_vec();
         let real = Some(file.inner().path());
         let mut options = options.clone();
@@ -222,6 +226,16 @@ pub fn compact(path: &Path, options: &Options, hook: &mut Hook<'_>) -> Report {
     });
     report.finish(result, started);
     report
+}
+
+/// Enters how the host stores the file, and lets it be marked as far as that is wished.
+fn tell_of_host(file: &HostFile, options: &Options, report: &mut Report) -> Result<()> {
+    report.host_bytes_before = file.host_bytes()?;
+    report.notes.extend_from_slice(file.notes());
+    if options.punch.is_some() && options.make_sparse {
+        file.allow_mark();
+    }
+    Ok(())
 }
 
 /// Compacts the image in any storage; [`compact`] without the host file about it, and so

@@ -196,18 +196,13 @@ impl Error {
 
 /// The kind an operating system error stands for.
 fn kind_of(error: &io::Error) -> Kind {
-    // Codes of Windows that std gives no kind of its own, or one that says less.
     #[cfg(windows)]
-    match error.raw_os_error() {
-        // ERROR_PATH_NOT_FOUND
-        Some(3) => return Kind::PathNotFound,
-        // ERROR_WRITE_PROTECT
-        Some(19) => return Kind::ReadOnly,
-        // ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION, ERROR_USER_MAPPED_FILE
-        Some(32 | 33 | 1224) => return Kind::InUse,
-        // ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL
-        Some(39 | 112) => return Kind::DiskFull,
-        _ => {}
+    if let Some(kind) = error
+        .raw_os_error()
+        .and_then(|code| u32::try_from(code).ok())
+        .and_then(kind_of_windows)
+    {
+        return kind;
     }
     match error.kind() {
         io::ErrorKind::StorageFull
@@ -224,6 +219,40 @@ fn kind_of(error: &io::Error) -> Kind {
         | io::ErrorKind::ExecutableFileBusy => Kind::InUse,
         _ => Kind::Io,
     }
+}
+
+/// The kind that an error code of Windows stands for, where std has no kind of its own for
+/// it or one that says less.
+///
+/// Source: `winerror.h`.
+#[cfg(any(windows, test))]
+fn kind_of_windows(code: u32) -> Option<Kind> {
+    Some(match code {
+        // FILE_NOT_FOUND
+        2 => Kind::NotFound,
+        // PATH_NOT_FOUND, INVALID_DRIVE, BAD_NETPATH, BAD_NET_NAME, DIRECTORY
+        3 | 15 | 53 | 67 | 267 => Kind::PathNotFound,
+        // ACCESS_DENIED, NETWORK_ACCESS_DENIED, VIRUS_INFECTED, PRIVILEGE_NOT_HELD,
+        // LOGON_FAILURE
+        5 | 65 | 225 | 1314 | 1326 => Kind::AccessDenied,
+        // WRITE_PROTECT, FILE_READ_ONLY
+        19 | 6009 => Kind::ReadOnly,
+        // SHARING_VIOLATION, LOCK_VIOLATION, DRIVE_LOCKED, BUSY, DELETE_PENDING,
+        // USER_MAPPED_FILE, OPEN_FILES, DEVICE_IN_USE
+        32 | 33 | 108 | 170 | 303 | 1224 | 2401 | 2404 => Kind::InUse,
+        // HANDLE_DISK_FULL, DISK_FULL, FILE_TOO_LARGE, DISK_QUOTA_EXCEEDED, and
+        // FILE_SYSTEM_LIMITATION: a file in so many pieces that NTFS cannot note more
+        39 | 112 | 223 | 665 | 1295 => Kind::DiskFull,
+        // FILE_EXISTS, ALREADY_EXISTS
+        80 | 183 => Kind::AlreadyExists,
+        // BUFFER_OVERFLOW, FILENAME_EXCED_RANGE
+        111 | 206 => Kind::PathTooLong,
+        // INVALID_NAME
+        123 => Kind::InvalidName,
+        // BAD_PATHNAME
+        161 => Kind::BadPath,
+        _ => return None,
+    })
 }
 
 impl fmt::Display for Error {
@@ -261,6 +290,42 @@ mod tests {
         let error = Error::io("cannot read the footer", cause).at(0x600).in_file("a.vhd");
         assert_eq!(error.to_string(), "a.vhd: cannot read the footer (at byte 0x600)");
         assert!(error.chain().ends_with(": the disk went away"));
+    }
+
+    #[test]
+    fn codes_of_windows_keep_their_meaning() {
+        for (code, kind) in [
+            (2, Kind::NotFound),
+            (3, Kind::PathNotFound),
+            (5, Kind::AccessDenied),
+            (19, Kind::ReadOnly),
+            (32, Kind::InUse),
+            (33, Kind::InUse),
+            (39, Kind::DiskFull),
+            (53, Kind::PathNotFound),
+            (80, Kind::AlreadyExists),
+            (112, Kind::DiskFull),
+            (123, Kind::InvalidName),
+            (161, Kind::BadPath),
+            (183, Kind::AlreadyExists),
+            (206, Kind::PathTooLong),
+            (303, Kind::InUse),
+            (665, Kind::DiskFull),
+            (1224, Kind::InUse),
+            (1295, Kind::DiskFull),
+        ] {
+            assert_eq!(kind_of_windows(code), Some(kind), "{code}");
+            #[cfg(windows)]
+            {
+                let code = i32::try_from(code).unwrap();
+                let error = Error::io("x", io::Error::from_raw_os_error(code));
+                assert_eq!(error.kind(), kind, "{code}");
+            }
+        }
+        // A failing device (CRC, IO_DEVICE), and what a system does not offer.
+        for code in [1, 23, 50, 87, 1117] {
+            assert_eq!(kind_of_windows(code), None, "{code}");
+        }
     }
 
     #[cfg(unix)]

@@ -5,6 +5,14 @@
 //! thing, [`Meter`] counts what passes through, and tests bring their own
 //! storages that lose power or fail on request.
 
+// What Windows has rules for is plain logic, and tested everywhere.
+#[cfg(any(windows, test))]
+mod control;
+#[cfg_attr(
+    not(any(windows, test)),
+    expect(dead_code, reason = "of paths, other systems meet those that children note")
+)]
+mod dos_path;
 mod exclusion;
 mod host;
 mod mapping;
@@ -26,6 +34,7 @@ use std::sync::Arc;
 
 use zerocopy::{FromBytes, IntoBytes};
 
+pub(crate) use self::dos_path::volume;
 pub use self::exclusion::{Exclusion, Guard};
 pub use self::host::{HostFile, Times};
 pub use self::mapping::{Mapped, Mapping};
@@ -34,7 +43,7 @@ pub use self::new_file::{NewFile, free_space};
 pub(crate) use self::new_file::{
     must_not_exist, nearest_folder, require, split, sync_folder,
 };
-pub(crate) use self::platform::real_path;
+pub(crate) use self::platform::{is_file_name, real_path};
 use crate::error::{Error, Kind, Result};
 
 /// Bytes that can be read by offset: a file, a guest's disk, a volume in it.
@@ -157,6 +166,16 @@ pub struct Transfer {
     pub to: u64,
     /// How many bytes there are.
     pub len: u64,
+}
+
+/// The error of a file that must be marked before there can be holes in it.
+fn not_sparse() -> Error {
+    Error::new(
+        Kind::InvalidArgument,
+        "this file is not marked sparse, and on Windows no other can have holes: with \
+         --make-sparse it is marked, which Hyper-V and WSL refuse in an image; compact it \
+         without --punch",
+    )
 }
 
 /// The error of a file in which there can be no holes.

@@ -2,6 +2,7 @@
 //! content equal, and a second run finishes the job.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::chain_model::{Child, id_in, random_bits, read_chain};
 use crate::command::{clean, rounds, run, slimdisk, under_wine};
-use crate::support::{FileExt, Noise, Scratch, have, sh};
+use crate::support::{Noise, Scratch, have, sh};
 use crate::vhd_model::{Shape, read_strictly};
 use crate::vhdx_judge::{read, shown};
 use crate::vhdx_model::{FULL, Link, PARTIAL, Pages, Shape as VhdxShape, guid_text};

@@ -2,7 +2,7 @@
 //! what is killed or interrupted goes on.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread::sleep;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::command::{Ran, image, run, slimdisk, under_wine};
 use crate::killed::kill;
-use crate::support::{FileExt, Noise, Scratch, have, sh, sh_output};
+use crate::support::{Noise, Scratch, have, sh, sh_output};
 use crate::vhdx_model::{FULL, LogEntry, MIB, Model, Pages, Shape, read_strictly};
 
 /// Writes what is no hole.

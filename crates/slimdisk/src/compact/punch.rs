@@ -64,11 +64,11 @@ pub(super) fn plan(
         );
     }
     if bytes > 0 {
-        report.notes.push(
+        let how = if cfg!(windows) { "copy" } else { "cp --sparse=never" };
+        report.notes.push(format!(
             "a file with holes is refused by Hyper-V and WSL: before they use it again, \
-             make a copy without them (cp --sparse=never)"
-                .to_owned(),
-        );
+             make a copy without them ({how})"
+        ));
     }
     if holes.changes_content && report.orphaned.is_empty() {
         report.orphaned.clone_from(&report.children);

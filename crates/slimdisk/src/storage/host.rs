@@ -8,13 +8,16 @@ use std::fs::{File, FileTimes, Metadata};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::exclusion::{Exclusion, Guard, Held};
 use super::new_file::no_room;
-use super::{Copied, ReadAt, Storage, Transfer, no_holes, past_the_end, platform};
+use super::{
+    Copied, ReadAt, Storage, Transfer, no_holes, not_sparse, past_the_end, platform,
+};
 use crate::error::{Error, Kind, Result};
 
 /// How long somebody who has the file open is given to close it: long enough for
@@ -38,6 +41,13 @@ pub struct HostFile {
     /// The unit of cloning, in bytes.
     block_size: u64,
     cloning_refused: AtomicBool,
+    /// Whether the file may be marked sparse, where only such files can have holes.
+    may_mark: AtomicBool,
+    /// Taken to write where the file becomes longer by it, and alone by who must know
+    /// where it ends.
+    end: RwLock<()>,
+    /// What the file's attributes mean for whoever uses it.
+    notes: Vec<String>,
     /// The length or the times have changed since the last flush.
     metadata_changed: AtomicBool,
     flush_failed: AtomicBool,
@@ -156,8 +166,11 @@ impl HostFile {
             exclusion,
             len: AtomicU64::new(metadata.len()),
             size_limit: platform::size_limit(),
-            block_size: platform::block_size(&metadata),
+            block_size: platform::block_size(&file, &metadata),
             cloning_refused: AtomicBool::new(false),
+            may_mark: AtomicBool::new(false),
+            end: RwLock::new(()),
+            notes: platform::notes(&metadata),
             metadata_changed: AtomicBool::new(false),
             flush_failed: AtomicBool::new(false),
             steady: None,
@@ -228,6 +241,7 @@ impl HostFile {
             self.allow(len)?;
             return Err(no_room(needed, room).in_file(&self.path));
         }
+        let _alone = self.end.write();
         match platform::reserve(&self.file, 0, len) {
             Err(e) if e.kind() != ErrorKind::Unsupported => {
                 return Err(self.cannot_reserve(e));
@@ -248,6 +262,19 @@ impl HostFile {
     #[must_use]
     pub fn exclusion(&self) -> &Exclusion {
         &self.exclusion
+    }
+
+    /// What is odd about how the host stores the file, and matters to whoever uses it, in
+    /// sentences: that it is compressed, say.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Lets the first hole mark the file sparse, where only such files can have holes
+    /// (Windows). Elsewhere it changes nothing.
+    pub fn allow_mark(&self) {
+        self.may_mark.store(true, Relaxed);
     }
 
     /// Bytes the file takes on the host's medium, holes left out.
@@ -364,9 +391,11 @@ impl ReadAt for HostFile {
 impl Storage for HostFile {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         let end = self.end_of_write(offset, data.len() as u64)?;
+        let growing = (end > self.len()).then(|| self.end.read());
         platform::write_at(&self.file, offset, data)
             .map_err(|e| self.error("cannot write", e).at(offset))?;
         self.written_up_to(end);
+        drop(growing);
         Ok(())
     }
 
@@ -395,6 +424,7 @@ impl Storage for HostFile {
         if len > self.len() {
             self.end_of_write(len, 0)?;
         }
+        let _alone = self.end.write();
         self.file
             .set_len(len)
             .map_err(|e| self.error("cannot change the length", e).at(len))?;
@@ -409,6 +439,7 @@ impl Storage for HostFile {
             return Ok(());
         }
         self.end_of_write(range.start, len)?;
+        let _alone = self.end.write();
         match platform::reserve(&self.file, range.start, len) {
             Err(e) if !is_refusal(&e) => Err(self
                 .error("the host has no room for what is to be written", e)
@@ -439,7 +470,12 @@ impl Storage for HostFile {
     }
 
     fn hole_size(&self) -> Result<u64> {
-        let unit = self.block_size.max(512);
+        let unit = platform::hole_unit(&self.file, self.block_size);
+        if !self.may_mark.load(Relaxed)
+            && platform::needs_mark(&self.file).is_ok_and(|needed| needed)
+        {
+            return Err(not_sparse().in_file(&self.path));
+        }
         // Behind the end there is nothing to be lost.
         match platform::may_punch(&self.file, self.len().next_multiple_of(unit), unit) {
             Ok(()) => Ok(unit),
@@ -459,6 +495,10 @@ impl Storage for HostFile {
             return Ok(());
         }
         self.metadata_changed.store(true, Relaxed);
+        if self.may_mark.load(Relaxed) {
+            platform::mark_sparse(&self.file)
+                .map_err(|e| self.error("cannot mark the file sparse", e))?;
+        }
         platform::punch(&self.file, range.start, range.end - range.start)
             .map_err(|e| self.error("cannot punch a hole", e).at(range.start))
     }
@@ -520,6 +560,9 @@ fn open_patiently(
     path: &Path,
     open: impl Fn(&Path) -> Result<HostFile, Trouble>,
 ) -> Result<HostFile> {
+    if let Some(name) = platform::device(path) {
+        return Err(not_regular(name).in_file(path));
+    }
     let real = platform::real_path(path).map_err(|e| {
         let error = match folder_of(path) {
             Some(folder) if e.kind() == ErrorKind::NotFound && !folder.exists() => {
@@ -576,11 +619,14 @@ fn must_be_regular(metadata: &Metadata) -> Result<(), Trouble> {
     if metadata.is_file() {
         return Ok(());
     }
-    let name = platform::type_name(metadata.file_type());
-    Err(Trouble::Other(Error::new(
+    Err(Trouble::Other(not_regular(platform::type_name(metadata.file_type()))))
+}
+
+fn not_regular(name: &str) -> Error {
+    Error::new(
         Kind::InvalidArgument,
         format!("this is {name}; only image files can be opened"),
-    )))
+    )
 }
 
 /// Whether the system does not offer an operation here, as opposed to failing it.
@@ -624,6 +670,68 @@ mod tests {
         assert!(data_of(30..40, 3, 20).is_empty());
     }
 
+    #[test]
+    fn times_are_given_back_whatever_was_written() {
+        let path = std::env::temp_dir()
+            .join(format!("slimdisk-times-{}.img", std::process::id()));
+        std::fs::write(&path, [0; 10]).unwrap();
+        let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(long_ago).unwrap();
+        drop(file);
+        let host = HostFile::open_exclusive(&path).unwrap();
+        let times = host.times().unwrap();
+        host.write_at(0, &[1; 20]).unwrap();
+        host.flush().unwrap();
+        host.set_len(15).unwrap();
+        host.restore_times(times).unwrap();
+        host.flush().unwrap();
+        drop(host);
+        let metadata = path.metadata().unwrap();
+        assert_eq!((metadata.modified().unwrap(), metadata.len()), (long_ago, 15));
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn room_set_aside_leaves_the_file_as_it_is() {
+        let path = std::env::temp_dir()
+            .join(format!("slimdisk-aside-{}.img", std::process::id()));
+        std::fs::write(&path, [7; 5000]).unwrap();
+        let host = HostFile::open_exclusive(&path).unwrap();
+        for range in [0..10, 4000..5000, 0..1 << 20, 5000..1 << 21] {
+            host.reserve(range).unwrap();
+            assert_eq!(host.os().metadata().unwrap().len(), 5000);
+        }
+        host.write_at(5000, &[8; 10]).unwrap();
+        host.give_back().unwrap();
+        drop(host);
+        let found = std::fs::read(&path).unwrap();
+        assert!(found == [vec![7; 5000], vec![8; 10]].concat());
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn holes_are_refused_in_a_file_that_is_not_marked() {
+        let path = std::env::temp_dir()
+            .join(format!("slimdisk-unmarked-{}.img", std::process::id()));
+        std::fs::write(&path, [7; 100_000]).unwrap();
+        let host = HostFile::open_exclusive(&path).unwrap();
+        let error = host.hole_size().unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidArgument);
+        assert!(error.what().contains("--punch"), "{error}");
+        assert!(host.punch(0..1 << 16).is_err());
+        drop(host);
+        assert_eq!(std::fs::read(&path).unwrap(), [7; 100_000]);
+        for device in ["NUL", r"\\.\PhysicalDrive0", "con.vhd"] {
+            let error = HostFile::open_read(device.as_ref()).err().unwrap();
+            assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    /// On Windows nobody could make one.
+    #[cfg(unix)]
     #[test]
     fn a_change_is_noticed_without_a_lease() {
         use std::io::Write;

@@ -73,6 +73,10 @@ impl NewFile {
             return Err(no_folder().in_file(path));
         }
         let target = folder.join(&name);
+        if let Some(device) = platform::device(Path::new(&name)) {
+            let what = format!("a file of this name is {device} here: choose another");
+            return Err(Error::new(Kind::InvalidName, what).in_file(path));
+        }
         if !replaces {
             must_not_exist(&target).map_err(|e| e.in_file(path))?;
         }

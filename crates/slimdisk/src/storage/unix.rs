@@ -13,7 +13,7 @@ mod holder;
 mod new_file;
 
 use std::fs::{File, FileType, Metadata, OpenOptions, TryLockError};
-use std::io::Error;
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -130,9 +130,53 @@ pub fn changed(metadata: &Metadata) -> Option<(i64, i64)> {
     Some((metadata.ctime(), metadata.ctime_nsec()))
 }
 
+/// A clone may make a file longer.
+pub const CLONES_EXTEND: bool = true;
+
 /// The unit in which the file system can share bytes.
-pub fn block_size(metadata: &Metadata) -> u64 {
+pub fn block_size(_: &File, metadata: &Metadata) -> u64 {
     metadata.blksize()
+}
+
+/// The size of the pieces in which holes give room back.
+pub fn hole_unit(_: &File, block_size: u64) -> u64 {
+    block_size.max(512)
+}
+
+/// Whether the file system can share bytes, in such units; the file is not changed.
+pub fn may_clone(file: &File, unit: u64) -> Result<bool> {
+    // To share bytes with themselves is refused where others could be shared, but for
+    // another reason than where none can.
+    match clone_range(file, 0, 0, unit) {
+        Err(e) if e.kind() == ErrorKind::InvalidInput => Ok(true),
+        done => done.map(|()| true),
+    }
+}
+
+/// Any file can have holes here, if its file system knows them.
+#[expect(clippy::unnecessary_wraps, reason = "not so on every system")]
+pub fn needs_mark(_: &File) -> Result<bool> {
+    Ok(false)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "not so on every system")]
+pub fn mark_sparse(_: &File) -> Result<()> {
+    Ok(())
+}
+
+/// Nothing that a user of the image had to know.
+pub fn notes(_: &Metadata) -> Vec<String> {
+    Vec::new()
+}
+
+/// Whether a name in a folder means the same however a path is written; here it does.
+pub fn is_file_name(_: &str) -> bool {
+    true
+}
+
+/// Devices are told by their type.
+pub fn device(_: &Path) -> Option<&'static str> {
+    None
 }
 
 pub fn read_at(file: &File, offset: u64, buf: &mut [u8]) -> Result<()> {

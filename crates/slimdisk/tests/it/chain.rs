@@ -3,11 +3,9 @@
 
 mod compacted;
 mod failing;
-#[cfg(unix)]
 mod found;
 mod hostile;
 pub mod judge;
-#[cfg(unix)]
 mod relinked;
 
 use std::fs;

@@ -10,6 +10,7 @@
 //!   identifier, both headers, both region tables, the metadata, the block allocation
 //!   table, and an entry of the log for each page of it that changes.
 
+use crate::vhd_model::FileAt as _;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use slimdisk::storage::{HostFile, ReadAt};
 use crate::end_to_end::{compact, plan};
 use crate::ext::dumpe2fs_free;
 use crate::ntfs::image::{mkntfs, mount};
-use crate::support::{FileExt, Noise, Scratch, have, sh};
+use crate::support::{Noise, Scratch, have, sh};
 use crate::vhd_model;
 use crate::vhdx_model::{self, FULL, MIB};
 

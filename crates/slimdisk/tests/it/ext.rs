@@ -7,6 +7,7 @@ mod distrust;
 mod journal;
 mod options;
 
+use crate::vhd_model::FileAt as _;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::ops::Range;
@@ -16,7 +17,7 @@ use slimdisk::storage::{HostFile, ReadAt};
 use slimdisk::volume::Findings;
 
 use crate::free_map::{push, scribble_file, survey_as};
-use crate::support::{FileExt, Noise, sh};
+use crate::support::{Noise, sh};
 
 const TOOLS: &[&str] = &["mke2fs", "dumpe2fs", "debugfs", "e2fsck"];
 

@@ -1,6 +1,7 @@
 //! What the tests of every file system do: ask a reader for its map, hold the map to
 //! its contract, overwrite what it calls free, and spoil a sound volume.
 
+use crate::vhd_model::FileAt as _;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use slimdisk::storage::{Meter, ReadAt, Section};
 use slimdisk::volume::{Allowances, FILE_SYSTEMS, FileSystem, Findings};
 
-use crate::support::{FileExt, Noise};
+use crate::support::Noise;
 
 /// The row of `FILE_SYSTEMS` with this name.
 pub fn reader(name: &str) -> &'static dyn FileSystem {

@@ -50,8 +50,6 @@ mod planner;
 mod power_cut;
 #[cfg(target_os = "linux")]
 mod punch;
-// Its names of parents are those of Unix.
-#[cfg(unix)]
 mod relink;
 mod samples;
 mod shared;

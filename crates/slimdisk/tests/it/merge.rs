@@ -3,6 +3,7 @@
 
 mod crash;
 mod faults;
+#[cfg(unix)]
 mod files;
 mod judged;
 #[cfg(unix)]

@@ -1,5 +1,7 @@
 //! Bytes to tell apart; shared with the fuzz targets.
 
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
 /// Reproducible bytes that do not compress and are nowhere all zero.
 pub struct Noise(u64);
 

@@ -16,7 +16,7 @@ use crate::chain_model::{Child, Locator, id_in, random_bits, read_chain};
 use crate::crash::{compact_image, states_wanted};
 use crate::faults::{Call, Fault, Faulty, MemFile};
 use crate::power_cut::{Op, Recorder, apply};
-use crate::support::Noise;
+use crate::support::{Noise, on_this_system};
 use crate::vhd_model::{SECTOR, Shape, read_strictly, set_checksum};
 
 /// What a header says of the parent: its locators' codes and data, its name, the time.
@@ -74,8 +74,8 @@ fn is_sound(footer: &[u8]) -> bool {
 pub fn new_names() -> ParentNames {
     let time = Duration::from_secs(946_684_800 + 700_000_123);
     ParentNames::new(
-        Path::new("/disks/vm/child.vhd"),
-        Path::new("/disks/B\u{e4}se/new parent.vhd"),
+        Path::new(&on_this_system("/disks/vm/child.vhd")),
+        Path::new(&on_this_system("/disks/B\u{e4}se/new parent.vhd")),
         Some(SystemTime::UNIX_EPOCH + time),
     )
 }

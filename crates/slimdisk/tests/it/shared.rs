@@ -94,8 +94,8 @@ fn a_flush_left_out_is_caught_where_bytes_are_shared() {
 
 #[cfg(target_os = "linux")]
 mod mounted {
+    use crate::vhd_model::FileAt as _;
     use std::fs::File;
-    use std::os::unix::fs::FileExt;
 
     use slimdisk::compact::{Outcome, Report};
 

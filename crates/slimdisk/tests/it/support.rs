@@ -7,36 +7,6 @@ use std::process::{Command, Output};
 
 pub use crate::noise::Noise;
 
-#[cfg(unix)]
-pub use std::os::unix::fs::FileExt;
-
-/// What Unix's own has for reading and writing at an offset.
-#[cfg(windows)]
-pub trait FileExt {
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()>;
-    fn write_all_at(&self, data: &[u8], offset: u64) -> std::io::Result<()>;
-}
-
-#[cfg(windows)]
-impl FileExt for std::fs::File {
-    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> std::io::Result<()> {
-        while !buf.is_empty() {
-            let n = std::os::windows::fs::FileExt::seek_read(self, buf, offset)?;
-            assert!(n > 0, "the file ends at {offset}");
-            (buf, offset) = (&mut buf[n..], offset + n as u64);
-        }
-        Ok(())
-    }
-
-    fn write_all_at(&self, mut data: &[u8], mut offset: u64) -> std::io::Result<()> {
-        while !data.is_empty() {
-            let n = std::os::windows::fs::FileExt::seek_write(self, data, offset)?;
-            (data, offset) = (&data[n..], offset + n as u64);
-        }
-        Ok(())
-    }
-}
-
 /// Says by name that a test is skipped; on CI (`SLIMDISK_NO_SKIP=1`) that is a
 /// failure instead.
 pub fn skip(test: &str, missing: &str) {
@@ -150,4 +120,9 @@ pub fn samples() -> Option<PathBuf> {
     let dir = std::env::var_os("SLIMDISK_SAMPLES")
         .map_or_else(|| root.join("../shared/samples"), PathBuf::from);
     dir.is_dir().then_some(dir)
+}
+
+/// An absolute path of Unix as one of this system.
+pub fn on_this_system(path: &str) -> String {
+    if cfg!(windows) { format!("C:{path}").replace('/', "\\") } else { path.to_owned() }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use slimdisk::storage::{HostFile, ReadAt};
 
-use crate::support::{FileExt, Noise};
+use crate::support::Noise;
 
 pub const SECTOR: usize = 512;
 
@@ -358,4 +358,36 @@ pub fn read_strictly(file: &[u8]) -> Result<Vec<Option<Block<'_>>>, String> {
         }
     }
     Ok(blocks)
+}
+
+/// Reading and writing by offset, by the names that Unix has for it.
+#[cfg(unix)]
+pub use std::os::unix::fs::FileExt as FileAt;
+
+/// Reading and writing by offset, by the names that Unix has for it.
+#[cfg(windows)]
+pub trait FileAt {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()>;
+    fn write_all_at(&self, data: &[u8], offset: u64) -> std::io::Result<()>;
+}
+
+#[cfg(windows)]
+impl FileAt for File {
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+        while !buf.is_empty() {
+            match std::os::windows::fs::FileExt::seek_read(self, buf, offset)? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                n => (buf, offset) = (&mut buf[n..], offset + n as u64),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_all_at(&self, mut data: &[u8], mut offset: u64) -> std::io::Result<()> {
+        while !data.is_empty() {
+            let n = std::os::windows::fs::FileExt::seek_write(self, data, offset)?;
+            (data, offset) = (&data[n..], offset + n as u64);
+        }
+        Ok(())
+    }
 }

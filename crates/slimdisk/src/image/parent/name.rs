@@ -1,6 +1,8 @@
 //! The names that a differencing image gives to its parent.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
+
+use crate::storage::{is_file_name, real_path, volume};
 
 /// In which manner a path is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,11 +25,48 @@ pub struct ParentName {
     pub style: Style,
 }
 
+/// Where an absolute path begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root {
+    /// `/`, and `\` without a drive: how a path of Unix is noted where Windows keeps its
+    /// own.
+    Top,
+    /// `C:\`, `\\?\C:\`; in upper case.
+    Drive(char),
+    /// `\\server\share\`, `\\?\UNC\server\share\`
+    Share(String, String),
+    /// `\\?\Volume{...}\`
+    Volume(String),
+    /// A device, a pipe, or nothing that is known: no place for an image.
+    Other,
+}
+
+impl Root {
+    /// The folder that it is on this system; `own` is one that is known, with links
+    /// followed.
+    pub fn folder(&self, own: &Path) -> Option<PathBuf> {
+        match self {
+            Root::Top => own.ancestors().last().map(Path::to_owned),
+            Root::Drive(letter) if cfg!(windows) => {
+                Some(PathBuf::from(format!("{letter}:\\")))
+            }
+            Root::Share(server, share) if cfg!(windows) => {
+                Some(PathBuf::from(format!(r"\\{server}\{share}\")))
+            }
+            // A disk of this computer, which has a letter as a rule.
+            Root::Volume(name) if cfg!(windows) => {
+                real_path(Path::new(&format!(r"\\?\{name}\"))).ok()
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A path in parts that mean the same on every system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parts {
-    /// Whether it begins at a root: a drive, a share, `/`.
-    pub absolute: bool,
+    /// Where it begins, if that is not the folder of the child.
+    pub root: Option<Root>,
     /// How many folders up it goes first.
     pub up: usize,
     /// Then down: folders, and the file at the end.
@@ -46,13 +85,15 @@ impl ParentName {
     /// Its parts; `None` if it names no file, or with a part that is no plain name on
     /// this system.
     pub(super) fn parts(&self) -> Option<Parts> {
-        let (absolute, rest) = match self.style {
+        let (root, rest) = match self.style {
             Style::Windows => windows(&self.text),
             Style::Unix => {
-                (self.text.starts_with('/'), self.text.split('/').collect::<Vec<_>>())
+                let root = self.text.starts_with('/').then_some(Root::Top);
+                (root, self.text.split('/').collect::<Vec<_>>())
             }
         };
-        let mut parts = Parts { absolute, up: 0, down: Vec::new() };
+        let absolute = root.is_some();
+        let mut parts = Parts { root, up: 0, down: Vec::new() };
         let ends_in_name =
             rest.last().is_some_and(|last| !["", ".", ".."].contains(last))
                 && !self.text.ends_with('\\');
@@ -83,29 +124,61 @@ fn is_plain(part: &str) -> bool {
         (components.next(), components.next()),
         (Some(Component::Normal(name)), None) if name == part
     ) && !part.contains('\0')
+        && is_file_name(part)
 }
 
-/// Splits a Windows path; the root, whatever it is, is left out.
-fn windows(text: &str) -> (bool, Vec<&str>) {
+/// Splits a Windows path at its root and into parts.
+fn windows(text: &str) -> (Option<Root>, Vec<&str>) {
     let split = |text| -> Vec<&str> { str::split(text, ['\\', '/']).collect() };
     let is_separator = |at: usize| matches!(text.as_bytes().get(at), Some(b'\\' | b'/'));
     if !(is_separator(0) && is_separator(1)) {
-        return match text.split_once(':') {
-            // `C:name` is relative, to a folder that nobody knows here.
-            Some((drive, rest)) if is_drive(drive) => {
-                (rest.starts_with(['\\', '/']), split(rest))
+        return match drive(text) {
+            Some((letter, rest)) => {
+                // `C:name` is relative, to a folder that nobody knows here.
+                let root = rest.starts_with(['\\', '/']).then_some(Root::Drive(letter));
+                (root, split(rest))
             }
-            _ => (is_separator(0), split(text)),
+            None => (is_separator(0).then_some(Root::Top), split(text)),
         };
     }
     // \\server\share\..., \\?\C:\..., \\?\UNC\server\share\..., \\?\Volume{...}\...
     let mut parts = split(text);
-    let root = match (parts.get(2).copied(), parts.get(3).copied()) {
-        (Some("?" | "."), Some(unc)) if unc.eq_ignore_ascii_case("unc") => 6,
-        _ => 4,
+    let mut take =
+        |n: usize| -> Vec<&str> { parts.drain(..n.min(parts.len())).collect() };
+    let share = |names: &[&str]| match names {
+        [server, share]
+            if is_file_name(server)
+                && is_file_name(share)
+                && !share.eq_ignore_ascii_case("pipe")
+                && !share.eq_ignore_ascii_case("mailslot") =>
+        {
+            Root::Share((*server).to_owned(), (*share).to_owned())
+        }
+        _ => Root::Other,
     };
-    parts.drain(..root.min(parts.len()));
-    (true, parts)
+    let root = match take(4).as_slice() {
+        [_, _, "?", name] if name.eq_ignore_ascii_case("unc") => share(&take(2)),
+        [_, _, "?", name] => match (drive(name), volume(name)) {
+            (Some((letter, "")), _) => Root::Drive(letter),
+            (_, Some(name)) => Root::Volume(name.to_owned()),
+            _ => Root::Other,
+        },
+        [_, _, ".", name] if name.eq_ignore_ascii_case("unc") => {
+            take(2);
+            Root::Other
+        }
+        [_, _, "." | "?", ..] => Root::Other,
+        [_, _, names @ ..] => share(names),
+        _ => Root::Other,
+    };
+    (Some(root), parts)
+}
+
+/// Splits off a drive: `C:`.
+fn drive(text: &str) -> Option<(char, &str)> {
+    let (drive, rest) = text.split_once(':')?;
+    let letter = is_drive(drive).then(|| drive.chars().next())??;
+    Some((letter.to_ascii_uppercase(), rest))
 }
 
 fn is_drive(text: &str) -> bool {
@@ -118,7 +191,7 @@ mod tests {
 
     fn parts(text: &str, style: Style) -> Option<(bool, usize, String)> {
         let parts = ParentName::new("", text, style).parts()?;
-        Some((parts.absolute, parts.up, parts.down.join("/")))
+        Some((parts.root.is_some(), parts.up, parts.down.join("/")))
     }
 
     #[test]
@@ -128,7 +201,6 @@ mod tests {
             (r"c:/Disks\base.vhd", true, 0, "Disks/base.vhd"),
             (r".\base.vhd", false, 0, "base.vhd"),
             (r"base.vhd", false, 0, "base.vhd"),
-            (r"a\base..", false, 0, "a/base.."),
             (r"..\..\a\base.vhd", false, 2, "a/base.vhd"),
             (r"a\..\..\b\.\base.vhd", false, 1, "b/base.vhd"),
             (r"C:base.vhd", false, 0, "base.vhd"),
@@ -152,11 +224,57 @@ mod tests {
     }
 
     #[test]
+    fn roots_of_all_kinds() {
+        let share = |server: &str| Root::Share(server.to_owned(), "d".to_owned());
+        let id = "Volume{1b3b1146-4076-11e1-84aa-806e6f6e6963}";
+        for (text, root) in [
+            (r"a\b", None),
+            ("C:b", None),
+            (r"\a\b", Some(Root::Top)),
+            (r"c:\b", Some(Root::Drive('C'))),
+            ("d:/b", Some(Root::Drive('D'))),
+            (r"\\?\c:\b", Some(Root::Drive('C'))),
+            (r"\\s\d\b", Some(share("s"))),
+            ("//s/d/b", Some(share("s"))),
+            (r"\\?\unc\s\d\b", Some(share("s"))),
+            (&format!(r"\\?\{id}\b"), Some(Root::Volume(id.to_owned()))),
+            (r"\\?\GLOBALROOT\b", Some(Root::Other)),
+            (r"\\.\C:\b", Some(Root::Other)),
+            (r"\\.\UNC\s\d\b", Some(Root::Other)),
+            (r"\\s\pipe\b", Some(Root::Other)),
+            (r"\\?\UNC\s\MailSlot\b", Some(Root::Other)),
+            (r"\\?\Volume{1}\b", Some(Root::Other)),
+            (r"\\?\cc:\b", Some(Root::Other)),
+        ] {
+            let parts = ParentName::new("", text, Style::Windows).parts().unwrap();
+            assert_eq!((parts.root, parts.down.last()), (root, Some(&"b".to_owned())));
+        }
+        let unix = ParentName::new("", "/a/b", Style::Unix).parts().unwrap();
+        assert_eq!(unix.root, Some(Root::Top));
+    }
+
+    /// What would be a device, a stream or another file there is not even looked for.
+    #[cfg(windows)]
+    #[test]
+    fn names_that_windows_takes_otherwise_are_refused() {
+        for text in [r"a\NUL", r"com1\b.vhd", r"b.vhd:s", r"b.vhd.", r".. \b.vhd", "b?"] {
+            assert_eq!(parts(text, Style::Windows), None, "{text}");
+            assert_eq!(parts(&text.replace('\\', "/"), Style::Unix), None, "{text}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_dot_may_end_a_name() {
+        let found = parts(r"a\base..", Style::Windows);
+        assert_eq!(found, Some((false, 0, "a/base..".to_owned())));
+    }
+
+    #[test]
     fn unix_paths() {
         for (text, absolute, up, down) in [
             ("/disks/base.vhd", true, 0, "disks/base.vhd"),
             ("./base.vhd", false, 0, "base.vhd"),
-            ("base..", false, 0, "base.."),
             ("../a/base.vhd", false, 1, "a/base.vhd"),
             ("/../base.vhd", true, 0, "base.vhd"),
         ] {

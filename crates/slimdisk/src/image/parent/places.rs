@@ -151,13 +151,12 @@ impl Places {
         refused: &mut Vec<String>,
     ) -> Vec<PathBuf> {
         let Some(parts) = name.parts() else { return Vec::new() };
-        let Parts { absolute, up, down } = &parts;
+        let Parts { root, up, down } = &parts;
         let mut found = Vec::new();
-        if *absolute {
+        if let Some(root) = root {
             // Where the path is one of this system.
-            let path = Path::new(&name.text);
-            if let Some(root) = path.ancestors().last().filter(|_| path.is_absolute()) {
-                found.extend(self.allowed_file(root, down, refused));
+            if let Some(root) = root.folder(own) {
+                found.extend(self.allowed_file(&root, down, refused));
             }
         } else if let Some(base) = own.ancestors().nth(*up) {
             found.extend(self.allowed_file(base, down, refused));
@@ -172,8 +171,16 @@ impl Places {
         found
     }
 
+    /// Whether a file may lie there; the path is one with links followed.
     fn allows(&self, path: &Path) -> bool {
         self.follow || self.allowed.iter().any(|dir| path.starts_with(dir))
+    }
+
+    /// The same in words alone, as somebody wrote them: Windows goes by no letter's case.
+    fn allows_in_words(&self, path: &Path) -> bool {
+        self.allows(path)
+            || cfg!(windows)
+                && self.allowed.iter().any(|dir| folded(path).starts_with(&folded(dir)))
     }
 
     /// The file below `base`, if there is one and it lies where it may. What would lie
@@ -187,7 +194,7 @@ impl Places {
         let mut path = base.to_owned();
         path.extend(down);
         // In words alone first, then links followed.
-        if !self.allows(&path) {
+        if !self.allows_in_words(&path) {
             refused.push(path.display().to_string());
             return None;
         }
@@ -208,7 +215,7 @@ impl Places {
             let next = path.join(part);
             path = if next.symlink_metadata().is_ok() {
                 next
-            } else if self.allows(&path) {
+            } else if self.allows_in_words(&path) {
                 in_other_case(&path, part)?
             } else {
                 return None;
@@ -258,6 +265,12 @@ impl Places {
     }
 }
 
+/// The parts of a path without their letters' case.
+fn folded(path: &Path) -> Vec<String> {
+    let parts = path.components();
+    parts.map(|part| part.as_os_str().to_string_lossy().to_lowercase()).collect()
+}
+
 /// The one entry of `dir` that differs from `name` in letter case alone.
 fn in_other_case(dir: &Path, name: &str) -> Option<PathBuf> {
     let wanted = name.to_lowercase();
@@ -276,4 +289,90 @@ fn folder(file: &Path) -> Result<PathBuf> {
     let real = crate::storage::real_path(file)
         .map_err(|e| Error::io("cannot find the file", e).in_file(file))?;
     Ok(real.parent().map_or_else(|| real.clone(), Path::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Style;
+    use super::*;
+
+    /// A folder of its own with `vm/child`, `vm/Base.vhd` and `far/Base.vhd` in it.
+    fn tree(name: &str) -> PathBuf {
+        let top =
+            std::env::temp_dir().join(format!("slimdisk-{name}-{}", std::process::id()));
+        for file in ["vm/child", "vm/Base.vhd", "far/Base.vhd"] {
+            let path = top.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"").unwrap();
+        }
+        crate::storage::real_path(&top).unwrap()
+    }
+
+    fn look(top: &Path, follow: bool, text: &str) -> (Vec<PathBuf>, usize) {
+        let lookup = ParentLookup { follow, ..ParentLookup::default() };
+        let places = Places::new(&top.join("vm/child"), &lookup).unwrap();
+        let name = ParentName::new("", text, Style::Windows);
+        let mut refused = Vec::new();
+        let mut found = places.candidates(&top.join("vm"), &name, &mut refused);
+        found.dedup();
+        (found, refused.len())
+    }
+
+    /// A path from the root without a drive is how a child that was made on Unix notes
+    /// where its parent is; it leads no further than any other.
+    #[test]
+    fn a_path_from_the_root_is_followed_under_the_same_gate() {
+        let top = tree("rooted");
+        let rooted = |file: &str| {
+            let path = top.join(file);
+            let parts = path.components().filter_map(|part| match part {
+                std::path::Component::Normal(name) => name.to_str(),
+                _ => None,
+            });
+            parts.fold(String::new(), |text, part| text + "\\" + part)
+        };
+        let (near, far) =
+            (top.join("vm").join("Base.vhd"), top.join("far").join("Base.vhd"));
+        assert_eq!(look(&top, false, &rooted("vm/Base.vhd")), (vec![near.clone()], 0));
+        assert_eq!(look(&top, false, &rooted("far/Base.vhd")), (vec![near.clone()], 1));
+        assert_eq!(look(&top, true, &rooted("far/Base.vhd")), (vec![far, near], 0));
+        fs::remove_dir_all(top).unwrap();
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn drives_and_cases_are_those_of_windows() {
+        let top = tree("drives");
+        let near = top.join("vm").join("Base.vhd");
+        let far = top.join("far").join("Base.vhd");
+        let text = near.to_str().unwrap();
+        let away = far.to_str().unwrap();
+        for text in [
+            text.to_owned(),
+            text.to_lowercase(),
+            text.to_uppercase(),
+            text.replace('\\', "/"),
+            format!(r"\\?\{text}"),
+            r".\BASE.vhd".to_owned(),
+            r"..\VM\base.VHD".to_owned(),
+        ] {
+            let (found, refused) = look(&top, false, &text);
+            let same = |path: &PathBuf| folded(path) == folded(&near);
+            assert!(found.iter().all(same) && !found.is_empty(), "{text}: {found:?}");
+            assert_eq!(refused, 0, "{text}");
+        }
+        for text in [
+            away.to_owned(),
+            format!(r"\\?\{}", away.to_lowercase()),
+            r"..\FAR\Base.vhd".to_owned(),
+            r"\\server\share\Base.vhd".to_owned(),
+            r"\\?\UNC\server\share\Base.vhd".to_owned(),
+        ] {
+            // Only the name alone leads anywhere, to the child's own folder.
+            let (found, refused) = look(&top, false, &text);
+            assert!(found.iter().all(|path| folded(path) == folded(&near)), "{text}");
+            assert_eq!(refused, 1, "{text}");
+        }
+        fs::remove_dir_all(top).unwrap();
+    }
 }

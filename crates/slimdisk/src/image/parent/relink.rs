@@ -45,17 +45,18 @@ impl ParentNames {
         same.then_some(text)
     }
 
-    /// The absolute path as it is read back from where Windows keeps its own: on another
-    /// system it is a path of that one.
+    /// The absolute path in the manner of Windows, as a new child has it: one of Unix
+    /// becomes one from a root without a drive, if it means the same file when it is read
+    /// back.
     #[must_use]
     pub fn windows_absolute(&self) -> Option<String> {
         let text = self.absolute.as_ref()?;
-        let found = parts(text, Style::Windows)?;
-        let same = match text.starts_with('/') {
-            true => found == parts(text, Style::Unix)?,
-            false => found.absolute,
-        };
-        same.then(|| text.clone())
+        if !text.starts_with('/') {
+            return parts(text, Style::Windows)?.root.map(|_| text.clone());
+        }
+        let written = text.replace('/', "\\");
+        let same = parts(&written, Style::Windows)? == parts(text, Style::Unix)?;
+        same.then_some(written)
     }
 
     /// The path as a URL.
@@ -170,10 +171,33 @@ mod tests {
             let names = names(child, parent);
             assert_eq!(names.relative.as_deref(), Some(unix));
             assert_eq!(names.windows_relative().as_deref(), Some(windows));
-            assert_eq!(names.windows_absolute().as_deref(), Some(parent));
+            let noted = parent.replace('/', "\\");
+            assert_eq!(names.windows_absolute(), Some(noted.clone()));
+            // As a child notes it that is made anew.
+            let new = super::super::written::absolute_text(parent.as_ref()).unwrap();
+            assert_eq!(new, noted);
         }
         assert_eq!(names("/a/c.vhd", "b.vhd").relative, None);
         assert_eq!(names("c.vhd", "b.vhd").relative, None);
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn the_way_from_folder_to_file_on_windows() {
+        for (child, parent, relative) in [
+            (r"C:\vm\c.vhd", r"C:\vm\b.vhd", Some(r".\b.vhd")),
+            (r"C:\vm\c.vhd", r"C:\b.vhd", Some(r"..\b.vhd")),
+            (r"C:\c.vhd", r"C:\a\b.vhd", Some(r".\a\b.vhd")),
+            (r"\\s\d\vm\c.vhd", r"\\s\d\b.vhd", Some(r"..\b.vhd")),
+            // Drives and shares have no way to each other.
+            (r"C:\vm\c.vhd", r"D:\vm\b.vhd", None),
+            (r"\\s\d\c.vhd", r"\\s\e\b.vhd", None),
+        ] {
+            let names = names(child, parent);
+            assert_eq!(names.windows_relative().as_deref(), relative);
+            assert_eq!(names.windows_absolute().as_deref(), Some(parent));
+            assert_eq!(names.url(false), None);
+        }
     }
 
     /// What would be read back as another path is not written.

@@ -1,6 +1,6 @@
 //! Copying inside the host file, and sharing bytes with it.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
@@ -27,11 +27,9 @@ impl HostFile {
     /// Shares `len` bytes with another place, if the file system can; all three
     /// in whole blocks.
     fn clone_range(&self, from: u64, to: u64, len: u64) -> Result<bool> {
-        match platform::clone_range(&self.file, from, to, len) {
-            Ok(()) => {
-                self.written_up_to(to + len);
-                Ok(true)
-            }
+        let clone = || platform::clone_range(&self.file, from, to, len);
+        match self.clone_up_to(to + len, clone) {
+            Ok(()) => Ok(true),
             Err(e) if is_refusal(&e) => {
                 self.cloning_refused.store(true, Relaxed);
                 Ok(false)
@@ -74,14 +72,37 @@ impl HostFile {
         len: u64,
     ) -> Result<bool> {
         let end = self.end_of_write(to, len)?;
-        match platform::clone_between(&source.file, from, &self.file, to, len) {
-            Ok(()) => {
-                self.written_up_to(end);
-                Ok(true)
-            }
-            // What goes wrong here goes wrong, or not, when it is copied.
-            Err(_) => Ok(false),
+        let clone = || platform::clone_between(&source.file, from, &self.file, to, len);
+        // What goes wrong here goes wrong, or not, when it is copied.
+        Ok(self.clone_up_to(end, clone).is_ok())
+    }
+
+    /// Has `clone` share bytes with a place that ends at `end`; after a failure the file
+    /// is as long as before.
+    fn clone_up_to(
+        &self,
+        end: u64,
+        clone: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        if platform::CLONES_EXTEND || end <= self.len() {
+            clone()?;
+            self.written_up_to(end);
+            return Ok(());
         }
+        // Where the file must be longer first, nobody else may make it longer meanwhile:
+        // to set a length that has been passed cuts.
+        let _alone = self.end.write();
+        let before = self.len();
+        if end > before {
+            self.file.set_len(end)?;
+        }
+        let cloned = clone();
+        match &cloned {
+            Ok(()) => self.written_up_to(end),
+            Err(_) if end > before => self.file.set_len(before)?,
+            Err(_) => {}
+        }
+        cloned
     }
 
     /// Copies without cloning, inside the file; what is a hole and reads as zeros in
@@ -265,18 +286,13 @@ impl HostFile {
             return None;
         }
         let unit = self.block_size.max(1);
-        // To share bytes with themselves is refused where others could be shared, but
-        // for another reason than where none can.
-        match platform::clone_range(&self.file, 0, 0, unit) {
-            Ok(()) => Some(unit),
-            Err(e) if e.kind() == ErrorKind::InvalidInput => Some(unit),
-            Err(e) => {
-                // It is asked for every round, and before every copy.
-                if is_refusal(&e) {
-                    self.cloning_refused.store(true, Relaxed);
-                }
-                None
-            }
+        match platform::may_clone(&self.file, unit) {
+            Ok(true) => return Some(unit),
+            // It is asked for every round, and before every copy.
+            Ok(false) => self.cloning_refused.store(true, Relaxed),
+            Err(e) if is_refusal(&e) => self.cloning_refused.store(true, Relaxed),
+            Err(_) => {}
         }
+        None
     }
 }

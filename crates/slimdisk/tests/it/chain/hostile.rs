@@ -136,7 +136,7 @@ fn a_block_on_the_batmaps_header_is_refused() {
 /// A hole of the child's file, in a block of which no sector is here, hides nothing.
 #[test]
 fn a_hole_under_clear_bits_shows_the_parent() {
-    use crate::support::FileExt as _;
+    use crate::vhd_model::FileAt as _;
     let scratch = Scratch::new("chain-holes");
     let mut shape = Shape {
         block_size: 65536,

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::ops::ControlFlow;
-#[cfg(unix)]
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
@@ -22,7 +21,6 @@ use crate::faults::MemFile;
 use crate::support::{Noise, Scratch, have, sh_output, skip};
 use crate::vhd_model::{Shape, read_strictly, set_checksum};
 
-#[cfg(unix)]
 #[test]
 fn a_run_does_what_its_plan_says() {
     let mut noise = Noise::new(17);
@@ -37,7 +35,7 @@ fn a_run_does_what_its_plan_says() {
         let files = Files::new(&format!("plan-{round}"), &chain);
         let parent = fs::metadata(&files.paths[1]).unwrap();
         let merging = files.prepare(&Options::default()).unwrap();
-        assert_eq!(merging.parent(), crate::support::real(&files.paths[1]));
+        assert_eq!(merging.parent(), files.paths[1].canonicalize().unwrap());
         let planned = merging.plan(go_on);
         assert_eq!(planned.outcome, Outcome::Planned, "{planned:?}");
         let now = fs::metadata(&files.paths[1]).unwrap();
@@ -135,7 +133,6 @@ fn zeros_over_zeros_add_nothing() {
     assert!((65536..65536 + 8192).contains(&grown), "{grown}");
 }
 
-#[cfg(unix)]
 #[test]
 fn a_request_to_stop_leaves_everything_as_it_was_shown() {
     let mut noise = Noise::new(19);
@@ -178,7 +175,6 @@ fn a_request_to_stop_leaves_everything_as_it_was_shown() {
 
 /// A program that opens one of the files for writing ends the run before anything more
 /// is written.
-#[cfg(unix)]
 #[test]
 fn a_writer_that_comes_stops_it() {
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -217,7 +213,6 @@ fn a_writer_that_comes_stops_it() {
 }
 
 /// Where there is nothing to write, what a newcomer may have appended is not cut off.
-#[cfg(unix)]
 #[test]
 fn a_writer_that_comes_late_is_not_cut_off() {
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -374,7 +369,6 @@ impl Drop for Small {
     }
 }
 
-#[cfg(unix)]
 #[test]
 fn a_full_disk_is_told_before_anything_changes() {
     let test = "a_full_disk_is_told_before_anything_changes";
@@ -464,7 +458,7 @@ fn a_disk_that_fills_up_midway_loses_nothing() {
     fs::remove_file(&files.paths[1]).unwrap();
     let file = fs::File::create(&target).unwrap();
     file.set_len(chain[1].len() as u64).unwrap();
-    crate::support::FileExt::write_all_at(&file, &chain[1][4 << 20..], 4 << 20).unwrap();
+    crate::vhd_model::FileAt::write_all_at(&file, &chain[1][4 << 20..], 4 << 20).unwrap();
     file.set_modified(long_ago()).unwrap();
     drop(file);
     files.paths[1] = target;

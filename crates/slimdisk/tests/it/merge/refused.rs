@@ -321,7 +321,7 @@ fn a_parent_at_the_end_of_what_a_vhd_can_name() {
     if file.set_len(place + (1 << 20)).is_err() {
         return skip(test, "a file system with files of 2 TiB");
     }
-    use crate::support::FileExt as _;
+    use crate::vhd_model::FileAt as _;
     let from = u64::from(u32::from_be_bytes(chain[1][0x600..0x604].try_into().unwrap()));
     let block = &chain[1][from as usize * 512..][..512 + 65536];
     file.write_all_at(block, place).unwrap();

@@ -225,6 +225,7 @@ fn parents_are_found_by_their_names_and_children_by_theirs() {
     let id = image.facts().unique_id.unwrap();
     assert_eq!(children_of(&parent, &id).paths, [child.clone(), second]);
 
+    drop(image);
     fs::remove_file(&parent).unwrap();
     let mut image = image::open(Arc::new(HostFile::open_read(&child).unwrap())).unwrap();
     let error =

@@ -1,6 +1,7 @@
 //! Whole runs on VHDX: made by qemu in every block size, judged by qemu and by the
 //! tools of the volumes in them; the layout of WSL 2; every call that may fail.
 
+use crate::vhd_model::FileAt as _;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -16,7 +17,7 @@ use slimdisk::storage::{HostFile, ReadAt, Storage};
 use super::{PageFile, findings, open, shape};
 use crate::end_to_end::{self, SCHEMES, Volume, blocks_to_stay, make_disk, plan, quick};
 use crate::faults::{Call, Fault, Faulty};
-use crate::support::{FileExt, Noise, Scratch, have, sh};
+use crate::support::{Noise, Scratch, have, sh};
 use crate::vhdx_model::{FULL, Pages, Shape, UNMAPPED, read_strictly};
 
 /// The pages of a file, for the strict reader; holes stay holes.

@@ -5,7 +5,6 @@ pub mod crash;
 mod faults;
 mod files;
 pub mod judge;
-#[cfg(unix)]
 mod renamed;
 
 use std::ops::ControlFlow;

@@ -1,11 +1,12 @@
 //! The log against `xfs_logprint`, which finds its end as the kernel does: logs that the
 //! kernel wrote around their end, and logs laid out here, record by record.
 
+use crate::vhd_model::FileAt as _;
 use std::fs;
 use std::path::Path;
 
 use super::{TOOLS, be, log_state, make, mkfs, mounted, survey, trusted, xfs_db_free};
-use crate::support::{FileExt, Scratch, have};
+use crate::support::{Scratch, have};
 
 /// Where the log lies in a volume.
 pub struct Place {

@@ -1,5 +1,6 @@
 //! Free space in so many pieces that the B+trees grow.
 
+use crate::vhd_model::FileAt as _;
 use std::fs;
 
 use slimdisk::storage::{HostFile, Meter};
@@ -8,7 +9,7 @@ use super::{
     TOOLS, geometry, mkfs, mounted, noisy_copy, repair_finds_nothing, survey, trusted,
     xfs_db, xfs_db_free,
 };
-use crate::support::{FileExt, Noise, Scratch, have, sh};
+use crate::support::{Noise, Scratch, have, sh};
 
 /// Fills a file of `blocks` blocks of 1 KiB and gives the odd ones back, so that no
 /// free block lies beside another.

@@ -69,7 +69,7 @@ impl OnDisk {
 }
 
 fn write_sparsely(path: &std::path::Path, pages: &Pages) {
-    use crate::support::FileExt as _;
+    use crate::vhd_model::FileAt as _;
     let file = fs::File::create(path).unwrap();
     file.set_len(pages.len).unwrap();
     for at in pages.held(0, pages.len) {
