@@ -31,6 +31,10 @@ pub fn have(test: &str, tools: &[&str]) -> bool {
 }
 
 fn on_path(tool: &str) -> bool {
+    // Under Wine there are files of such names, which are no programs of Windows.
+    if cfg!(windows) {
+        return false;
+    }
     let path = std::env::var("PATH").unwrap_or_default();
     path.split(':')
         .chain(["/usr/sbin", "/sbin"])
@@ -78,6 +82,8 @@ impl Scratch {
     pub fn new(test: &str) -> Self {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("{test}-{}", std::process::id()));
+        // A program that was built elsewhere knows its folder as one of another system.
+        let dir = std::path::absolute(dir).unwrap();
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         Scratch(dir)
@@ -106,6 +112,13 @@ pub fn samples() -> Option<PathBuf> {
     let dir = std::env::var_os("SLIMDISK_SAMPLES")
         .map_or_else(|| root.join("../shared/samples"), PathBuf::from);
     dir.is_dir().then_some(dir)
+}
+
+/// The path without links, as it is shown.
+pub fn real_path(path: impl AsRef<Path>) -> std::io::Result<PathBuf> {
+    let real = path.as_ref().canonicalize()?;
+    let text = real.to_str().and_then(|text| text.strip_prefix(r"\\?\"));
+    Ok(text.filter(|_| cfg!(windows)).map_or_else(|| real.clone(), PathBuf::from))
 }
 
 /// An absolute path of Unix as one of this system.
