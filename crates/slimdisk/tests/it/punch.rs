@@ -3,6 +3,8 @@
 
 mod children;
 mod crash;
+#[cfg(target_os = "linux")]
+mod mounted;
 mod refused;
 
 use std::fs;

@@ -56,7 +56,11 @@ fn free_space_is_left_out(test: &str, kind: Kind) {
                 }
             }
             let some = if fixed { 0 } else { 10 };
-            assert!(left_out > some && left_out <= report.blocks.left_out_free);
+            let most = report.blocks.left_out_free;
+            assert!(
+                some < left_out && left_out <= most,
+                "{left_out} of {most} were not zero"
+            );
             volume.judge(&scratch, &back[at.clone()]);
             if !fixed {
                 let file = fs::read(&target).unwrap();
