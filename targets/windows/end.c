@@ -1,9 +1,10 @@
 /* Runs a program and ends it:  end HOW WHEN PROGRAM [ARGUMENT...]
  *
  * HOW is kill (TerminateProcess), c, break (Ctrl-C, Ctrl-Break), twice (Ctrl-C and
- * Ctrl-Break at once) or close (the window is closed). WHEN is a number of milliseconds, or words that the program must
- * have written to its standard error, which passes through. The exit code is the
- * program's; 137 if TerminateProcess struck, 99 if nothing could be done. */
+ * Ctrl-Break at once) or close (the window is closed). WHEN is a number of milliseconds,
+ * or words that the program must have written to its standard error, which passes
+ * through. The exit code is the program's; 137 if TerminateProcess struck, 99 if nothing
+ * could be done. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
