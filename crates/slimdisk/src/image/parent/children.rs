@@ -51,6 +51,11 @@ pub(crate) fn children_but(but: &Path, path: &Path, id: &[u8; 16]) -> Children {
         }
         // A link may lead to a child, too.
         let file = entry.path();
+        if cfg!(windows) && file.is_symlink() {
+            // But there also to another computer, which would learn of who looks.
+            children.incomplete |= is_image_name(&file);
+            continue;
+        }
         let Ok(real) = real_path(&file) else { continue };
         if real == path || real == but || !real.is_file() {
             continue;

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::storage::{is_file_name, real_path, volume};
+use crate::storage::{is_file_name, is_no_disk, real_path, volume};
 
 /// In which manner a path is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,10 +147,7 @@ fn windows(text: &str) -> (Option<Root>, Vec<&str>) {
         |n: usize| -> Vec<&str> { parts.drain(..n.min(parts.len())).collect() };
     let share = |names: &[&str]| match names {
         [server, share]
-            if is_file_name(server)
-                && is_file_name(share)
-                && !share.eq_ignore_ascii_case("pipe")
-                && !share.eq_ignore_ascii_case("mailslot") =>
+            if is_file_name(server) && is_file_name(share) && !is_no_disk(share) =>
         {
             Root::Share((*server).to_owned(), (*share).to_owned())
         }

@@ -1,10 +1,11 @@
 //! Looking for a parent in the places that the user allowed.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, MAIN_SEPARATOR_STR, Path, PathBuf};
 use std::sync::Arc;
 
-use super::name::{ParentName, Parts};
+use super::name::{ParentName, Parts, Root};
 use super::{Parent, ParentLink, ParentLookup, id_text, time_note};
 use crate::error::{Error, Kind, Result};
 use crate::image::{Image, open, part_of_saved_state};
@@ -12,6 +13,9 @@ use crate::storage::{HostFile, Meter};
 
 /// How many entries of a folder are looked at for a name in other letter case.
 const MOST_ENTRIES: usize = 65_536;
+
+/// How many links a way may lead over, as for Linux.
+const MOST_LINKS: usize = 40;
 
 /// The folders that may be looked into, links followed.
 pub struct Places {
@@ -153,7 +157,10 @@ impl Places {
         let Some(parts) = name.parts() else { return Vec::new() };
         let Parts { root, up, down } = &parts;
         let mut found = Vec::new();
-        if let Some(root) = root {
+        if matches!(root, Some(Root::Volume(_))) && !self.follow {
+            // To ask where the volume is would be to look at it.
+            refused.push(name.text.clone());
+        } else if let Some(root) = root {
             // Where the path is one of this system.
             if let Some(root) = root.folder(own) {
                 found.extend(self.allowed_file(&root, down, refused));
@@ -173,14 +180,18 @@ impl Places {
 
     /// Whether a file may lie there; the path is one with links followed.
     fn allows(&self, path: &Path) -> bool {
-        self.follow || self.allowed.iter().any(|dir| path.starts_with(dir))
+        self.follow || self.allowed.iter().any(|dir| lies_in(path, dir, |_, _| false))
     }
 
     /// The same in words alone, as somebody wrote them: Windows goes by no letter's case.
     fn allows_in_words(&self, path: &Path) -> bool {
-        self.allows(path)
-            || cfg!(windows)
-                && self.allowed.iter().any(|dir| folded(path).starts_with(&folded(dir)))
+        self.follow || self.allowed.iter().any(|dir| lies_in(path, dir, is_same_word))
+    }
+
+    /// Whether a way down may pass here.
+    fn allows_to_pass(&self, path: &Path) -> bool {
+        self.allows_in_words(path)
+            || self.allowed.iter().any(|dir| lies_in(dir, path, is_same_word))
     }
 
     /// The file below `base`, if there is one and it lies where it may. What would lie
@@ -198,7 +209,7 @@ impl Places {
             refused.push(path.display().to_string());
             return None;
         }
-        let found = self.descend(base, down)?;
+        let found = self.descend(base, down, refused)?;
         let real = crate::storage::real_path(&found).ok()?;
         if !self.allows(&real) {
             refused.push(format!("{} (a link to {})", found.display(), real.display()));
@@ -208,18 +219,53 @@ impl Places {
     }
 
     /// Follows names downwards; one that is missing may be there in other letters of
-    /// the same kind, as it would be found on Windows.
-    fn descend(&self, base: &Path, down: &[String]) -> Option<PathBuf> {
+    /// the same kind, as it would be found on Windows. Links are followed one by one: what
+    /// they lead to may be a share of the network, which learns of whoever looks at it.
+    fn descend(
+        &self,
+        base: &Path,
+        down: &[String],
+        refused: &mut Vec<String>,
+    ) -> Option<PathBuf> {
         let mut path = base.to_owned();
-        for part in down {
-            let next = path.join(part);
-            path = if next.symlink_metadata().is_ok() {
-                next
-            } else if self.allows_in_words(&path) {
-                in_other_case(&path, part)?
-            } else {
+        let mut left: Vec<OsString> = down.iter().rev().map(OsString::from).collect();
+        let mut links: Vec<String> = Vec::new();
+        while let Some(part) = left.pop() {
+            if part == ".." {
+                path.pop();
+                continue;
+            }
+            let mut next = path.join(&part);
+            if !self.allows_to_pass(&next) {
+                refused.extend(links.pop());
                 return None;
-            };
+            }
+            if next.symlink_metadata().is_err() {
+                if !self.allows_in_words(&path) {
+                    return None;
+                }
+                next = in_other_case(&path, part.to_str()?)?;
+            }
+            if self.follow || !next.is_symlink() {
+                path = next;
+                continue;
+            }
+            let target = fs::read_link(&next).ok()?;
+            links.push(format!("{} (a link to {})", next.display(), target.display()));
+            if links.len() > MOST_LINKS {
+                return None;
+            }
+            let mut parts = Vec::new();
+            for part in target.components() {
+                match part {
+                    Component::Prefix(prefix) => path = prefix.as_os_str().into(),
+                    Component::RootDir => path.push(MAIN_SEPARATOR_STR),
+                    Component::CurDir => {}
+                    Component::ParentDir => parts.push("..".into()),
+                    Component::Normal(name) => parts.push(name.to_owned()),
+                }
+            }
+            left.extend(parts.into_iter().rev());
         }
         Some(path)
     }
@@ -265,10 +311,26 @@ impl Places {
     }
 }
 
-/// The parts of a path without their letters' case.
-fn folded(path: &Path) -> Vec<String> {
-    let parts = path.components();
-    parts.map(|part| part.as_os_str().to_string_lossy().to_lowercase()).collect()
+/// Whether a path is that of a folder, or leads below it; `is_same` tells what else than
+/// equal names are the same.
+fn lies_in(path: &Path, dir: &Path, is_same: fn(&OsStr, &OsStr) -> bool) -> bool {
+    let mut parts = path.components();
+    dir.components().all(|dir| match (parts.next(), dir) {
+        // A drive, or a server and its share: nobody spells those in one way.
+        (Some(Component::Prefix(found)), Component::Prefix(wanted)) => {
+            found.as_os_str().eq_ignore_ascii_case(wanted.as_os_str())
+        }
+        (Some(Component::Normal(found)), Component::Normal(wanted)) => {
+            found == wanted || is_same(found, wanted)
+        }
+        (found, wanted) => found == Some(wanted),
+    })
+}
+
+/// Whether two names are the same but for their letters' case, and that does not count.
+fn is_same_word(one: &OsStr, other: &OsStr) -> bool {
+    let lower = |name: &OsStr| name.to_string_lossy().to_lowercase();
+    cfg!(windows) && lower(one) == lower(other)
 }
 
 /// The one entry of `dir` that differs from `name` in letter case alone.
@@ -326,7 +388,7 @@ mod tests {
         let rooted = |file: &str| {
             let path = top.join(file);
             let parts = path.components().filter_map(|part| match part {
-                std::path::Component::Normal(name) => name.to_str(),
+                Component::Normal(name) => name.to_str(),
                 _ => None,
             });
             parts.fold(String::new(), |text, part| text + "\\" + part)
@@ -337,6 +399,48 @@ mod tests {
         assert_eq!(look(&top, false, &rooted("far/Base.vhd")), (vec![near.clone()], 1));
         assert_eq!(look(&top, true, &rooted("far/Base.vhd")), (vec![far, near], 0));
         fs::remove_dir_all(top).unwrap();
+    }
+
+    /// A link is followed as far as it stays where parents may be, and no step further.
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_step_by_step() {
+        use std::os::unix::fs::symlink;
+        let top = tree("links");
+        fs::create_dir_all(top.join("vm/deep/er")).unwrap();
+        let real = |path: &str| top.join(path);
+        symlink(real("vm/deep"), real("vm/whole")).unwrap();
+        symlink("../whole/er/./..", real("vm/deep/round")).unwrap();
+        symlink("../../Base.vhd", real("vm/deep/er/up")).unwrap();
+        symlink("round/er/up", real("vm/deep/way")).unwrap();
+        let near = real("vm/Base.vhd");
+        assert_eq!(look(&top, false, r".\whole\round\way"), (vec![near.clone()], 0));
+        assert_eq!(look(&top, true, r".\whole\round\way"), (vec![near], 0));
+        // Neither the link's end nor what lies on the way to it is there: so nobody looked.
+        symlink("/nowhere/at/all", real("vm/out")).unwrap();
+        symlink("out/back", real("vm/over")).unwrap();
+        symlink("../far/../vm/Base.vhd", real("vm/winding")).unwrap();
+        for text in [r".\out\b.vhd", r".\over", r".\winding"] {
+            let (found, refused) = look(&top, false, text);
+            assert!(found.is_empty() && refused > 0, "{text}: {found:?}");
+        }
+        // The name alone leads to the same link once more.
+        symlink("again", real("vm/again")).unwrap();
+        assert_eq!(look(&top, false, r".\again"), (vec![], 0));
+        fs::remove_dir_all(top).unwrap();
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn shares_are_spelt_in_many_ways() {
+        let under = |path: &str, dir: &str| {
+            lies_in(Path::new(path), Path::new(dir), is_same_word)
+        };
+        assert!(under(r"\\SERVER\d\VM\b.vhd", r"\\server\D\vm"));
+        assert!(under(r"c:\vm\b.vhd", r"C:\vm"));
+        assert!(!under(r"\\server\d\vm2\b.vhd", r"\\server\d\vm"));
+        // The sign for Kelvin is no K in the name of a server.
+        assert!(!under("\\\\nas\u{212a}\\d\\b.vhd", r"\\nask\d"));
     }
 
     #[cfg(windows)]
@@ -357,7 +461,7 @@ mod tests {
             r"..\VM\base.VHD".to_owned(),
         ] {
             let (found, refused) = look(&top, false, &text);
-            let same = |path: &PathBuf| folded(path) == folded(&near);
+            let same = |path: &PathBuf| lies_in(path, &near, is_same_word);
             assert!(found.iter().all(same) && !found.is_empty(), "{text}: {found:?}");
             assert_eq!(refused, 0, "{text}");
         }
@@ -367,10 +471,14 @@ mod tests {
             r"..\FAR\Base.vhd".to_owned(),
             r"\\server\share\Base.vhd".to_owned(),
             r"\\?\UNC\server\share\Base.vhd".to_owned(),
+            r"\\?\Volume{1b3b1146-4076-11e1-84aa-806e6f6e6963}\Base.vhd".to_owned(),
         ] {
             // Only the name alone leads anywhere, to the child's own folder.
             let (found, refused) = look(&top, false, &text);
-            assert!(found.iter().all(|path| folded(path) == folded(&near)), "{text}");
+            assert!(
+                found.iter().all(|path| lies_in(path, &near, is_same_word)),
+                "{text}"
+            );
             assert_eq!(refused, 1, "{text}");
         }
         fs::remove_dir_all(top).unwrap();
