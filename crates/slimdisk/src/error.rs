@@ -46,13 +46,15 @@ pub enum Kind {
     DiskTooLarge,
     /// A disk smaller than its format allows.
     DiskTooSmall,
-    /// A file larger than the host's file system allows.
+    /// A file larger than the host's file system allows, or in more pieces than it can
+    /// note.
     FileTooLarge,
     /// The operating system does not let this user do it.
     AccessDenied,
     /// The file, or the medium it lies on, is read-only.
     ReadOnly,
-    /// The host has no room left (`ENOSPC`, `EDQUOT`, `EFBIG`).
+    /// The host has no room left (`ENOSPC`, `EDQUOT`, `EFBIG`; `ERROR_DISK_FULL` and its
+    /// like).
     DiskFull,
     /// A differencing image's parent cannot be found.
     ParentNotFound,
@@ -240,9 +242,10 @@ fn kind_of_windows(code: u32) -> Option<Kind> {
         // SHARING_VIOLATION, LOCK_VIOLATION, DRIVE_LOCKED, BUSY, DELETE_PENDING,
         // USER_MAPPED_FILE, OPEN_FILES, DEVICE_IN_USE
         32 | 33 | 108 | 170 | 303 | 1224 | 2401 | 2404 => Kind::InUse,
-        // HANDLE_DISK_FULL, DISK_FULL, FILE_TOO_LARGE, DISK_QUOTA_EXCEEDED, and
+        // HANDLE_DISK_FULL, DISK_FULL, FILE_TOO_LARGE, DISK_QUOTA_EXCEEDED
+        39 | 112 | 223 | 1295 => Kind::DiskFull,
         // FILE_SYSTEM_LIMITATION: a file in so many pieces that NTFS cannot note more
-        39 | 112 | 223 | 665 | 1295 => Kind::DiskFull,
+        665 => Kind::FileTooLarge,
         // FILE_EXISTS, ALREADY_EXISTS
         80 | 183 => Kind::AlreadyExists,
         // BUFFER_OVERFLOW, FILENAME_EXCED_RANGE
@@ -310,7 +313,7 @@ mod tests {
             (183, Kind::AlreadyExists),
             (206, Kind::PathTooLong),
             (303, Kind::InUse),
-            (665, Kind::DiskFull),
+            (665, Kind::FileTooLarge),
             (1224, Kind::InUse),
             (1295, Kind::DiskFull),
         ] {

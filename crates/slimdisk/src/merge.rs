@@ -262,7 +262,7 @@ impl Merging {
             self.file.reserve(self.file.len()..len)
         };
         match room_for(self.holdings.absent_blocks, self.holdings.absent_bitmaps) {
-            Err(error) if error.kind() == Kind::DiskFull => {
+            Err(error) if matches!(error.kind(), Kind::DiskFull | Kind::FileTooLarge) => {
                 self.file.give_back()?;
                 let exact = run::plan(&*self.child, &*self.parent, hook)?;
                 if exact.stopped {

@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-pub(crate) use self::dos_path::volume;
+pub(crate) use self::dos_path::{is_no_disk, volume};
 pub use self::exclusion::{Exclusion, Guard};
 pub use self::host::{HostFile, Times};
 pub use self::mapping::{Mapped, Mapping};
@@ -136,6 +136,11 @@ pub trait Storage: ReadAt {
     /// [`Kind::InvalidArgument`] where the file can have no holes.
     fn hole_size(&self) -> Result<u64> {
         Err(no_holes())
+    }
+
+    /// Makes the file one that can have holes, where that takes something beforehand.
+    fn begin_punching(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Makes a hole of the file's bytes in `range`: they read as zeros and take up no
@@ -344,6 +349,10 @@ impl<T: Storage + ?Sized> Storage for Arc<T> {
 
     fn hole_size(&self) -> Result<u64> {
         (**self).hole_size()
+    }
+
+    fn begin_punching(&self) -> Result<()> {
+        (**self).begin_punching()
     }
 
     fn punch(&self, range: Range<u64>) -> Result<()> {

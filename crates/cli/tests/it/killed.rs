@@ -15,7 +15,7 @@ use crate::support::{Noise, Scratch, have, sh};
 use crate::vhd_model::{Shape, read_strictly};
 use crate::vhdx_judge::{read, shown};
 use crate::vhdx_model::{FULL, Link, PARTIAL, Pages, Shape as VhdxShape, guid_text};
-use crate::wine::{helper, wine};
+use crate::wine::{program_of_c, wine};
 
 const BLOCK: usize = 2 << 20;
 const BLOCKS: usize = 160;
@@ -88,7 +88,7 @@ fn follow(span: &mut u64, struck: bool) {
 /// The same under Wine, with TerminateProcess.
 fn terminate(args: &[&str], paths: &[&Path], noise: &mut Noise, span: &mut u64) -> bool {
     let after = noise.below(*span) / 1000;
-    let ended = clean(wine(&helper("end.c")))
+    let ended = clean(wine(&program_of_c("end.c")))
         .args(["kill", &after.to_string()])
         .arg(under_wine().unwrap())
         .args(args)

@@ -101,6 +101,8 @@ pub(super) fn punch(
         }
     }
     let identity = image.facts().unique_id;
+    // Before the disk gets another identity: not every system does this.
+    storage.begin_punching()?;
     let done = run(image, &holes, hook);
     // How far it came, the file itself knows best.
     let left = stored(image, storage, &holes.ranges).unwrap_or(before);

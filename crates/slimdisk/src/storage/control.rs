@@ -64,6 +64,8 @@ type Result<T, E = Code> = std::result::Result<T, E>;
 pub mod attribute {
     /// There may be holes in it.
     pub const SPARSE: u32 = 0x200;
+    /// What it holds is stored by another's rules: deduplicated, or a placeholder.
+    pub const REPARSE_POINT: u32 = 0x400;
     /// NTFS stores it compressed.
     pub const COMPRESSED: u32 = 0x800;
     /// What it holds is not at hand: on tape, say.
@@ -74,6 +76,9 @@ pub mod attribute {
     pub const RECALL_ON_OPEN: u32 = 0x4_0000;
     /// To read from it brings what it holds from elsewhere.
     pub const RECALL_ON_DATA_ACCESS: u32 = 0x40_0000;
+
+    /// What it holds lies elsewhere, all of it or in part.
+    pub const ELSEWHERE: u32 = OFFLINE | RECALL_ON_OPEN | RECALL_ON_DATA_ACCESS;
 }
 
 /// What a volume offers.
@@ -83,6 +88,19 @@ pub struct Volume {
     pub cluster: u64,
     /// `FILE_SUPPORTS_*`.
     pub flags: u32,
+    /// The longest file in bytes.
+    pub longest: u64,
+}
+
+/// The longest file in bytes that a file system of this name can have. Of NTFS and ReFS no
+/// image is too long.
+///
+/// Source: Microsoft, FAT32 File System Specification, section 6.
+pub fn longest_file(file_system: &str) -> u64 {
+    let is_fat = ["FAT", "FAT12", "FAT16", "FAT32"]
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case(file_system));
+    if is_fat { u32::MAX.into() } else { u64::MAX }
 }
 
 /// `FILE_SUPPORTS_SPARSE_FILES`
@@ -123,13 +141,22 @@ impl Standing {
     fn is_sparse(&self) -> bool {
         self.attributes & attribute::SPARSE != 0
     }
+
+    /// Whether its holes are holes in what it holds: where something else keeps that, the
+    /// file system's own part of it can be empty.
+    fn shows_holes(&self) -> bool {
+        let kept = attribute::REPARSE_POINT | attribute::ELSEWHERE;
+        self.is_sparse() && self.attributes & kept == 0
+    }
 }
 
 /// The calls, on an open file. They are handed on as they are: whoever calls knows the
 /// rules.
 pub trait Calls {
+    /// What the volume that the file lies on offers.
     fn volume(&self) -> Result<Volume>;
 
+    /// How long the file is and what is allocated to it.
     fn standing(&self) -> Result<Standing>;
 
     /// `FSCTL_DUPLICATE_EXTENTS_TO_FILE`: shares `len` bytes at `from` of `source` with
@@ -173,6 +200,9 @@ pub fn share<C: Calls>(
         return Err(Code::NOT_SUPPORTED);
     }
     let piece = MOST_SHARED / volume.cluster * volume.cluster;
+    if piece == 0 {
+        return Err(Code::NOT_SUPPORTED);
+    }
     let mut done = 0;
     while done < len {
         let n = (len - done).min(piece);
@@ -198,12 +228,21 @@ pub fn reserve<C: Calls>(file: &C, from: u64, len: u64) -> Result<()> {
     file.set_allocation(wanted)
 }
 
+/// Gives back what was set aside behind the end of the file. The caller sees to it that
+/// nobody makes it longer meanwhile.
+pub fn give_back<C: Calls>(file: &C) -> Result<()> {
+    let now = file.standing()?;
+    if now.allocated > now.end { file.set_allocation(now.end) } else { Ok(()) }
+}
+
 /// Whether holes can be punched only once the file is marked sparse.
 pub fn needs_mark<C: Calls>(file: &C) -> Result<bool> {
-    if !file.volume()?.knows_holes() {
+    let now = file.standing()?;
+    let as_if_marked = Standing { attributes: now.attributes | attribute::SPARSE, ..now };
+    if !file.volume()?.knows_holes() || !as_if_marked.shows_holes() {
         return Err(Code::NOT_SUPPORTED);
     }
-    Ok(!file.standing()?.is_sparse())
+    Ok(!now.is_sparse())
 }
 
 /// Marks the file sparse, if it is not.
@@ -232,7 +271,14 @@ pub fn next_data<C: Calls>(file: &C, from: u64, len: u64) -> Result<Option<Range
     if from >= len {
         return Ok(None);
     }
+    // A hole counts as zeros, so nobody is asked who need not know.
+    if !file.standing()?.shows_holes() {
+        return Ok(Some(from..len));
+    }
     match file.allocated_range(from..len) {
+        (Some(range), _) if range.start >= len || range.end <= from => {
+            Err(Code::INVALID_PARAMETER)
+        }
         // Of more ranges nobody asked.
         (Some(range), Ok(()) | Err(Code::MORE_DATA)) => Ok(Some(range)),
         (None, Ok(())) => Ok(None),
@@ -242,9 +288,7 @@ pub fn next_data<C: Calls>(file: &C, from: u64, len: u64) -> Result<Option<Range
 
 /// What the attributes of an image's file mean for whoever uses it, in sentences.
 pub fn notes(attributes: u32) -> Vec<String> {
-    let recalled =
-        attribute::OFFLINE | attribute::RECALL_ON_OPEN | attribute::RECALL_ON_DATA_ACCESS;
-    let rows: [(u32, &str); 4] = [
+    let rows: [(u32, &str); 5] = [
         (
             attribute::COMPRESSED,
             "the file is compressed by NTFS: Hyper-V and WSL refuse it so (compact /u, or \
@@ -263,7 +307,12 @@ pub fn notes(attributes: u32) -> Vec<String> {
              less is won on the host than the file gets shorter",
         ),
         (
-            recalled,
+            attribute::REPARSE_POINT,
+            "the file system stores the file in a form of its own (deduplicated, say): how \
+             much is won on the host is not known until it has tidied up",
+        ),
+        (
+            attribute::ELSEWHERE,
             "the file is not wholly on this computer (OneDrive and its like keep it \
              elsewhere): what is read of it is downloaded, and what is changed uploaded; \
              better pause that and keep the file here first",

@@ -58,6 +58,11 @@ pub fn is_plain_name(name: &str) -> bool {
         && !is_device_name(name)
 }
 
+/// Whether a share of this name is no folder: pipes and their like.
+pub fn is_no_disk(share: &str) -> bool {
+    ["pipe", "mailslot", "ipc$"].iter().any(|name| name.eq_ignore_ascii_case(share))
+}
+
 /// Whether a path names a device instead of a file: `\\.\PhysicalDrive0`, `NUL`.
 pub fn is_device(path: &str) -> bool {
     let text = path.replace('/', "\\");
@@ -71,7 +76,15 @@ pub fn is_device(path: &str) -> bool {
     if text.starts_with(r"\\.\") || text.starts_with(r"\\?\") {
         return true;
     }
-    text.rsplit('\\').next().is_some_and(is_device_name)
+    let name = text.rsplit('\\').next().unwrap_or_default();
+    let name = match name.as_bytes() {
+        [drive, b':', ..] if drive.is_ascii_alphabetic() => name.get(2..).unwrap_or(name),
+        _ => name,
+    };
+    let is_pipe = text.strip_prefix(r"\\").is_some_and(|rest| {
+        rest.split('\\').nth(1).is_some_and(|share| is_no_disk(share))
+    });
+    is_pipe || is_device_name(name)
 }
 
 /// The volume that the rest of a path behind `\\?\` begins with: `Volume{...}`.
@@ -153,6 +166,10 @@ mod tests {
             "LPT\u{b2}",
             "prn .vhd",
             "CONIN$",
+            "C:NUL",
+            r"C:\disks\d:aux.vhd",
+            r"\\server\pipe\x",
+            "//server/IPC$/x",
         ] {
             assert!(is_device(path), "{path}");
         }
@@ -167,6 +184,8 @@ mod tests {
             r"\\?\C:\disks\NUL",
             r"\\?\UNC\server\share\base.vhd",
             r"\\?\Volume{1b3b1146-4076-11e1-84aa-806e6f6e6963}\b.vhd",
+            "C:base.vhd",
+            r"\\server\pipes\x",
             "",
         ] {
             assert!(!is_device(path), "{path}");

@@ -82,7 +82,7 @@ impl HostFile {
         &self.notes
     }
 
-    /// Lets the first hole mark the file sparse, where only such files can have holes
+    /// Lets punching mark the file sparse, where only such files can have holes
     /// (Windows). Elsewhere it changes nothing.
     pub fn allow_mark(&self) {
         self.may_mark.store(true, Relaxed);
@@ -218,8 +218,10 @@ impl Storage for HostFile {
     }
 
     fn give_back(&self) -> Result<()> {
-        // To "cut" a file where it ends frees what lies behind.
-        self.set_len(self.len())
+        let _alone = self.end.write();
+        self.metadata_changed.store(true, Relaxed);
+        platform::give_back(&self.file, self.len())
+            .map_err(|e| self.error("cannot give back the room set aside", e))
     }
 
     fn copy_within(&self, from: u64, to: u64, len: u64) -> Result<Copied> {
@@ -255,6 +257,15 @@ impl Storage for HostFile {
         }
     }
 
+    fn begin_punching(&self) -> Result<()> {
+        if !self.may_mark.load(Relaxed) {
+            return Ok(());
+        }
+        self.metadata_changed.store(true, Relaxed);
+        platform::mark_sparse(&self.file)
+            .map_err(|e| self.error("cannot mark the file sparse", e))
+    }
+
     fn punch(&self, range: Range<u64>) -> Result<()> {
         if range.end > self.len() {
             let len = range.end.saturating_sub(range.start);
@@ -264,10 +275,6 @@ impl Storage for HostFile {
             return Ok(());
         }
         self.metadata_changed.store(true, Relaxed);
-        if self.may_mark.load(Relaxed) {
-            platform::mark_sparse(&self.file)
-                .map_err(|e| self.error("cannot mark the file sparse", e))?;
-        }
         platform::punch(&self.file, range.start, range.end - range.start)
             .map_err(|e| self.error("cannot punch a hole", e).at(range.start))
     }

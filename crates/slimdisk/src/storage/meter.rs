@@ -130,6 +130,10 @@ impl<S: Storage> Storage for Meter<S> {
         self.inner.hole_size()
     }
 
+    fn begin_punching(&self) -> Result<()> {
+        self.inner.begin_punching()
+    }
+
     fn punch(&self, range: Range<u64>) -> Result<()> {
         self.inner.punch(range)
     }

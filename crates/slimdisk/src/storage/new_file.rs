@@ -73,8 +73,9 @@ impl NewFile {
             return Err(no_folder().in_file(path));
         }
         let target = folder.join(&name);
-        if let Some(device) = platform::device(Path::new(&name)) {
-            let what = format!("a file of this name is {device} here: choose another");
+        if !platform::is_file_name(&name.to_string_lossy()) {
+            let what = "this is no name for a file here (a device's, or with a character \
+                        that has a meaning): choose another";
             return Err(Error::new(Kind::InvalidName, what).in_file(path));
         }
         if !replaces {
@@ -150,11 +151,12 @@ impl NewFile {
             _ => Error::io("cannot give the file its name", e).in_file(&self.target),
         })?;
         self.temporary = None;
-        sync_folder(&self.folder).inspect_err(|_| {
+        platform::sync_name(self.file.os(), &self.folder).map_err(|e| {
             if !self.replaces {
                 // The first error says more.
                 let _ = fs::remove_file(&self.target);
             }
+            Error::io("cannot make the file's name durable", e).in_file(&self.target)
         })
     }
 

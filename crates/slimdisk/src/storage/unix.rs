@@ -153,6 +153,19 @@ pub fn may_clone(file: &File, unit: u64) -> Result<bool> {
     }
 }
 
+/// Gives back what was set aside behind the file's end, which is at `len`.
+pub fn give_back(file: &File, len: u64) -> Result<()> {
+    // To "cut" a file where it ends frees what lies behind.
+    file.set_len(len)
+}
+
+/// Fails if the file system has no files of `len` bytes. It has `before` bytes, and keeps
+/// them.
+pub fn try_len(file: &File, before: u64, len: u64) -> Result<()> {
+    file.set_len(len)?;
+    file.set_len(before)
+}
+
 /// Any file can have holes here, if its file system knows them.
 #[expect(clippy::unnecessary_wraps, reason = "not so on every system")]
 pub fn needs_mark(_: &File) -> Result<bool> {

@@ -43,7 +43,7 @@ pub fn is_file_name(name: &str) -> bool {
 /// What a path names that is no file, and not to be asked: to look at a device can have
 /// effects.
 pub fn device(path: &Path) -> Option<&'static str> {
-    path.to_str().is_some_and(dos_path::is_device).then_some("a device")
+    dos_path::is_device(&path.to_string_lossy()).then_some("a device")
 }
 
 /// What a file is that is not a regular one.

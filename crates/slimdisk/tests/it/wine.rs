@@ -60,6 +60,6 @@ pub fn compiled(source: &Path, flags: &str) -> PathBuf {
 }
 
 /// One of the programs in `targets/windows`.
-pub fn helper(name: &str) -> PathBuf {
+pub fn program_of_c(name: &str) -> PathBuf {
     compiled(&targets().join("windows").join(name), "-municode -static")
 }

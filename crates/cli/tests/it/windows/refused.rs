@@ -9,14 +9,14 @@ use super::Windows;
 use crate::command::{Ran, copy, image, kept_file};
 use crate::interrupt::large;
 use crate::support::{Scratch, sh, sh_output, skip};
-use crate::wine::{helper, wine};
+use crate::wine::{program_of_c, wine};
 
 /// Another program that has the file.
 struct Holder(Child);
 
 impl Holder {
     fn of(path: &Path, access: &str, share: &str) -> Self {
-        let mut child = wine(&helper("hold.c"))
+        let mut child = wine(&program_of_c("hold.c"))
             .args([share, access])
             .arg(path)
             .stdin(Stdio::piped())

@@ -26,6 +26,10 @@ pub struct File {
     /// The call that a system carries out only in words, as Wine does.
     pub deaf: bool,
     pub read_only: bool,
+    /// What it holds is kept by something else, which does not answer for its ranges.
+    pub kept_elsewhere: bool,
+    /// A range that it answers with, right or wrong.
+    pub answer: Option<Range<u64>>,
     /// The integrity streams of ReFS.
     pub integrity: bool,
     /// Every call that changed anything.
@@ -36,7 +40,7 @@ impl File {
     /// A file of whole clusters, with their numbers in them.
     pub fn new(cluster: u64, flags: u32, clusters: u8) -> Self {
         File {
-            volume: Volume { cluster, flags },
+            volume: Volume { cluster, flags, longest: u64::MAX },
             clusters: RefCell::new((0..clusters).map(Some).collect()),
             end: Cell::new(u64::from(clusters) * cluster),
             attributes: Cell::new(0x20),
@@ -44,6 +48,8 @@ impl File {
             references: Cell::new(u32::MAX),
             deaf: false,
             read_only: false,
+            kept_elsewhere: false,
+            answer: None,
             integrity: false,
             log: RefCell::default(),
         }
@@ -146,6 +152,12 @@ impl Calls for File {
         if asked.start > asked.end || i64::try_from(asked.end).is_err() {
             return (None, Err(Code::INVALID_PARAMETER));
         }
+        if self.kept_elsewhere {
+            return (None, Ok(()));
+        }
+        if self.answer.is_some() {
+            return (self.answer.clone(), Ok(()));
+        }
         let unit = self.volume.cluster;
         let mut ranges: Vec<Range<u64>> = Vec::new();
         for (number, cluster) in self.clusters.borrow().iter().enumerate() {
@@ -175,9 +187,11 @@ impl Calls for File {
         let whole = range.start.next_multiple_of(unit.min(1 << 40))
             ..range.end / unit.min(1 << 40) * unit.min(1 << 40);
         let mut clusters = self.clusters.borrow_mut();
-        let all = self.cluster_range(range);
         let holes = self.cluster_range(whole);
-        for number in all {
+        // What is a byte here is zeroed if all of its cluster is.
+        let inner = range.start.next_multiple_of(self.volume.cluster)
+            ..range.end / self.volume.cluster * self.volume.cluster;
+        for number in self.cluster_range(inner) {
             if let Some(cluster) = clusters.get_mut(number) {
                 let hole = self.is_sparse() && holes.contains(&number);
                 *cluster = if hole { None } else { Some(0) };

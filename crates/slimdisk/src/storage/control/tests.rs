@@ -159,8 +159,66 @@ fn stored_ranges_are_found_one_by_one() {
     file.clusters.borrow_mut().truncate(192);
     assert_eq!(next_data(&file, 170 * UNIT, len), Ok(None));
     assert_eq!(next_data(&file, len, len), Ok(None));
-    let fat = File::new(4096, 0, 8);
+    let fat = File::new(4096, 0, 8).sparse();
     assert_eq!(next_data(&fat, 0, 8 * UNIT), Err(Code::INVALID_FUNCTION));
+}
+
+/// A deduplicated file or a placeholder can be empty to the file system, and a file that is
+/// not sparse has no holes: neither is asked.
+#[test]
+fn a_file_whose_holes_say_nothing_has_none() {
+    let len = 64 * UNIT;
+    for attribute in [0x400, 0x1000, 0x4_0000, 0x40_0000] {
+        let file = File { kept_elsewhere: true, ..File::ntfs(64).sparse() };
+        assert_eq!(next_data(&file, UNIT, len), Ok(None));
+        file.attributes.set(attribute::SPARSE | attribute);
+        assert_eq!(next_data(&file, UNIT, len), Ok(Some(UNIT..len)), "{attribute:#x}");
+        for punched in [needs_mark(&file).map(|_| ()), punch(&file, 0, len), mark(&file)]
+        {
+            assert_eq!(punched, Err(Code::NOT_SUPPORTED), "{attribute:#x}");
+        }
+        assert!(file.log.borrow().is_empty());
+    }
+    let file = File { kept_elsewhere: true, ..File::ntfs(64) };
+    assert_eq!(next_data(&file, UNIT, len), Ok(Some(UNIT..len)));
+}
+
+/// What is beside the question is no answer, and above all not "all zeros".
+#[test]
+fn an_answer_beside_the_question_is_none() {
+    let len = 64 * UNIT;
+    for (answer, from) in [(len..len + UNIT, 0), (0..UNIT, UNIT), (9..9, 9)] {
+        let file = File { answer: Some(answer), ..File::ntfs(64).sparse() };
+        assert_eq!(next_data(&file, from, len), Err(Code::INVALID_PARAMETER));
+    }
+    let file = File { answer: Some(0..UNIT), ..File::ntfs(64).sparse() };
+    assert_eq!(next_data(&file, UNIT - 1, len), Ok(Some(0..UNIT)));
+}
+
+#[test]
+fn room_set_aside_is_given_back_and_no_more() {
+    let file = File::ntfs(8);
+    file.end.set(8 * UNIT - 100);
+    reserve(&file, 8 * UNIT, 4 * UNIT).unwrap();
+    give_back(&file).unwrap();
+    assert_eq!(file.standing().unwrap().allocated, 8 * UNIT);
+    assert_eq!(file.end.get(), 8 * UNIT - 100, "the file is as long as it was");
+    let sparse = File::ntfs(64).sparse();
+    punch(&sparse, 0, 16 * UNIT).unwrap();
+    give_back(&sparse).unwrap();
+    assert_eq!(sparse.log.borrow().len(), 1, "nothing was set aside");
+}
+
+#[test]
+fn fat_alone_has_no_long_files() {
+    for (name, longest) in [
+        ("NTFS", u64::MAX),
+        ("FAT32", 0xFFFF_FFFF),
+        ("fat", 0xFFFF_FFFF),
+        ("exFAT", u64::MAX),
+    ] {
+        assert_eq!(longest_file(name), longest, "{name}");
+    }
 }
 
 #[test]
@@ -168,7 +226,7 @@ fn holes_give_room_back_in_units_of_the_file_system() {
     for (cluster, unit) in
         [(512, 8 << 10), (4096, 64 << 10), (64 << 10, 64 << 10), (2 << 20, 2 << 20)]
     {
-        let volume = Volume { cluster, flags: SUPPORTS_SPARSE_FILES };
+        let volume = Volume { cluster, flags: SUPPORTS_SPARSE_FILES, longest: u64::MAX };
         assert_eq!(volume.hole_unit(), unit);
     }
     let file = File::ntfs(64).sparse();
@@ -203,6 +261,7 @@ fn attributes_that_matter_are_named() {
         (attribute::COMPRESSED, "compressed"),
         (attribute::ENCRYPTED, "encrypted"),
         (attribute::SPARSE, "sparse"),
+        (attribute::REPARSE_POINT, "deduplicated"),
         (attribute::OFFLINE, "downloaded"),
         (attribute::RECALL_ON_DATA_ACCESS, "downloaded"),
         (attribute::RECALL_ON_OPEN, "downloaded"),
@@ -210,5 +269,5 @@ fn attributes_that_matter_are_named() {
         let found = notes(bits | 0x20);
         assert!(matches!(&found[..], [one] if one.contains(word)), "{word}: {found:?}");
     }
-    assert_eq!(notes(u32::MAX).len(), 4);
+    assert_eq!(notes(u32::MAX).len(), 5);
 }

@@ -103,7 +103,8 @@ impl HostFile {
                 )));
             }
             let file = platform::open_write(path).map_err(|e| match e.kind() {
-                ErrorKind::PermissionDenied => Trouble::Other(
+                // Windows has another code for what is protected against writing.
+                ErrorKind::PermissionDenied if !cfg!(windows) => Trouble::Other(
                     Error::new(Kind::ReadOnly, "the file may be read, but not written")
                         .with_source(e),
                 ),

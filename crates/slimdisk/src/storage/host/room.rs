@@ -13,8 +13,8 @@ impl HostFile {
         let before = self.len();
         // To ask costs nothing but on FAT, where small files can be told without asking.
         if len > before && len > u64::from(u32::MAX) {
-            self.file.set_len(len).map_err(|e| self.cannot_reserve(e))?;
-            self.file.set_len(before).map_err(|e| self.cannot_reserve(e))?;
+            platform::try_len(&self.file, before, len)
+                .map_err(|e| self.cannot_reserve(e))?;
         }
         Ok(())
     }

@@ -1,4 +1,3 @@
-use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
 use super::*;
@@ -93,6 +92,7 @@ fn holes_are_refused_in_a_file_that_is_not_marked() {
 #[test]
 fn a_change_is_noticed_without_a_lease() {
     use std::io::Write;
+    use std::thread::sleep;
     let path =
         std::env::temp_dir().join(format!("slimdisk-steady-{}.img", std::process::id()));
     std::fs::write(&path, [0; 10]).unwrap();

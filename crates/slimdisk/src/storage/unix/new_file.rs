@@ -35,6 +35,11 @@ fn rename_in_two_steps(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Returns once the names in a folder are durable.
+pub fn sync_name(_: &File, folder: &Path) -> Result<()> {
+    sync_folder(folder)
+}
+
+/// Makes the names in a folder durable.
 pub fn sync_folder(folder: &Path) -> Result<()> {
     match File::open(folder)?.sync_all() {
         // File systems that have no such thing.

@@ -25,7 +25,7 @@ use windows_sys::Win32::System::Ioctl::{
     FSCTL_SET_ZERO_DATA,
 };
 
-use super::control::{Calls, Code, Standing, Volume};
+use super::control::{self, Calls, Code, Standing, Volume};
 
 type Result<T, E = Code> = std::result::Result<T, E>;
 
@@ -47,9 +47,9 @@ const _: () = assert!(size_of::<FullSize>() == 32);
 
 impl Calls for File {
     fn volume(&self) -> Result<Volume> {
-        let mut flags = 0;
-        // SAFETY: the handle is open; the flags are writable for the call, and nothing
-        // else is asked for.
+        let (mut flags, mut name) = (0, [0; 64]);
+        // SAFETY: the handle is open; the flags and the name are writable for the call,
+        // the name's size in characters is given, and nothing else is asked for.
         let done = unsafe {
             GetVolumeInformationByHandleW(
                 self.as_raw_handle(),
@@ -58,14 +58,16 @@ impl Calls for File {
                 null_mut(),
                 null_mut(),
                 &raw mut flags,
-                null_mut(),
-                0,
+                name.as_mut_ptr(),
+                buffer_size(name.len())?,
             )
         };
         if done == 0 {
             return Err(last_error());
         }
-        Ok(Volume { cluster: full_size(self)?.cluster(), flags })
+        let name = name.split(|unit| *unit == 0).next().unwrap_or_default();
+        let longest = control::longest_file(&String::from_utf16_lossy(name));
+        Ok(Volume { cluster: full_size(self)?.cluster(), flags, longest })
     }
 
     fn standing(&self) -> Result<Standing> {
@@ -77,8 +79,8 @@ impl Calls for File {
             information(self, FileBasicInfo, &mut basic)?;
         }
         Ok(Standing {
-            end: u64::try_from(standard.EndOfFile).unwrap_or(0),
-            allocated: u64::try_from(standard.AllocationSize).unwrap_or(0),
+            end: unsigned(standard.EndOfFile)?,
+            allocated: unsigned(standard.AllocationSize)?,
             attributes: basic.FileAttributes,
         })
     }
@@ -102,14 +104,21 @@ impl Calls for File {
 
     fn allocated_range(&self, asked: Range<u64>) -> (Option<Range<u64>>, Result<()>) {
         let mut found = FILE_ALLOCATED_RANGE_BUFFER::default();
-        match allocated_ranges(self, asked, &mut found) {
-            Ok((0, ended)) => (None, ended),
-            Ok((_, ended)) => {
-                let start = u64::try_from(found.FileOffset).unwrap_or(0);
-                let len = u64::try_from(found.Length).unwrap_or(u64::MAX);
-                (Some(start..start.saturating_add(len)), ended)
+        let (returned, ended) = match allocated_ranges(self, asked, &mut found) {
+            Ok(answer) => answer,
+            Err(code) => return (None, Err(code)),
+        };
+        let range = match (unsigned(found.FileOffset), unsigned(found.Length)) {
+            (Ok(start), Ok(len)) if len > 0 => start..start.saturating_add(len),
+            _ => 0..0,
+        };
+        match (returned, size_of_val(&found)) {
+            (0, _) => (None, ended),
+            (returned, size) if returned == size && !range.is_empty() => {
+                (Some(range), ended)
             }
-            Err(code) => (None, Err(code)),
+            // "No range" would be taken for zeros.
+            _ => (None, Err(Code::INVALID_PARAMETER)),
         }
     }
 
@@ -241,7 +250,7 @@ fn allocated_ranges(
     file: &File,
     asked: Range<u64>,
     found: &mut FILE_ALLOCATED_RANGE_BUFFER,
-) -> Result<(u32, Result<()>)> {
+) -> Result<(usize, Result<()>)> {
     let asked = FILE_ALLOCATED_RANGE_BUFFER {
         FileOffset: signed(asked.start)?,
         Length: signed(asked.end.saturating_sub(asked.start))?,
@@ -263,8 +272,7 @@ fn allocated_ranges(
         )
     };
     let ended = if done == 0 { Err(last_error()) } else { Ok(()) };
-    // Half a range is none.
-    Ok((returned / size * size, ended))
+    Ok((usize::try_from(returned).unwrap_or(usize::MAX), ended))
 }
 
 fn last_error() -> Code {
@@ -274,6 +282,10 @@ fn last_error() -> Code {
 
 fn signed(n: u64) -> Result<i64> {
     i64::try_from(n).map_err(|_| Code::INVALID_PARAMETER)
+}
+
+fn unsigned(n: i64) -> Result<u64> {
+    u64::try_from(n).map_err(|_| Code::INVALID_PARAMETER)
 }
 
 fn buffer_size(size: usize) -> Result<u32> {

@@ -2,6 +2,7 @@
 //! [`control`].
 
 use std::fs::{File, Metadata};
+use std::io::ErrorKind;
 use std::ops::Range;
 
 use super::Result;
@@ -47,6 +48,20 @@ pub fn clone_between(
 /// caller sees to it that nobody makes it longer meanwhile.
 pub fn reserve(file: &File, from: u64, len: u64) -> Result<()> {
     control::reserve(file, from, len).map_err(Code::to_io)
+}
+
+/// Gives back what was set aside behind the file's end; the caller sees to it that nobody
+/// makes it longer meanwhile.
+pub fn give_back(file: &File, _: u64) -> Result<()> {
+    control::give_back(file).map_err(Code::to_io)
+}
+
+/// Fails if the file system has no files of `len` bytes. To try it would take the room.
+pub fn try_len(file: &File, _: u64, len: u64) -> Result<()> {
+    match file.volume() {
+        Ok(volume) if len > volume.longest => Err(ErrorKind::FileTooLarge.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Whether the file must be marked sparse before it can have holes.

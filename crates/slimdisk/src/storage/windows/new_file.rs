@@ -44,7 +44,13 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// The move was written through.
+/// Makes the name durable that a file got in a folder.
+pub fn sync_name(file: &File, _: &Path) -> Result<()> {
+    // What NTFS has noted of the file goes with what it holds.
+    file.sync_all()
+}
+
+/// Folders cannot be flushed by who may not write to the whole volume.
 pub fn sync_folder(_: &Path) -> Result<()> {
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use slimdisk::Kind;
 use slimdisk::compact::{self, Mode, Outcome, Phase, Punch, Report};
 use slimdisk::image;
+use slimdisk::storage::{Copied, ReadAt, Storage};
 
 use super::{on_the_host, punching};
 use crate::faults::MemFile;
@@ -33,6 +34,64 @@ fn a_host_without_holes_is_told_before_anything_is_written() {
         assert!(error.what().contains("no holes"), "{error}");
         assert!(storage.pages().same(0, &file, 0, file.len));
     }
+}
+
+/// A file that turns out not to become one with holes.
+struct Unmarkable(Arc<PageFile>);
+
+impl ReadAt for Unmarkable {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> slimdisk::Result<()> {
+        self.0.read_at(offset, buf)
+    }
+}
+
+impl Storage for Unmarkable {
+    fn hole_size(&self) -> slimdisk::Result<u64> {
+        Ok(4096)
+    }
+
+    fn begin_punching(&self) -> slimdisk::Result<()> {
+        Err(slimdisk::Error::new(Kind::AccessDenied, "no mark"))
+    }
+
+    fn write_at(&self, offset: u64, _: &[u8]) -> slimdisk::Result<()> {
+        panic!("a write at {offset}");
+    }
+
+    fn flush(&self) -> slimdisk::Result<()> {
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> slimdisk::Result<()> {
+        panic!("a length of {len}");
+    }
+
+    fn copy_within(&self, from: u64, _: u64, _: u64) -> slimdisk::Result<Copied> {
+        panic!("a copy of {from}");
+    }
+}
+
+/// The first thing that punching a VHDX writes is a header that says so.
+#[test]
+fn a_file_that_cannot_be_marked_stays_as_it_is() {
+    let mut disk = vec![1; 8 << 20];
+    disk[1 << 20..3 << 19].fill(0);
+    let (_, file) = crate::vhdx_model::Shape::of_disk(&disk, 1);
+    let storage = Arc::new(Unmarkable(PageFile::new(file)));
+    let mut report = Report::new(Path::new("x"), Mode::Full);
+    let error = compact::compact_storage(
+        storage,
+        &punching(Mode::Full, Punch::Only),
+        &mut report,
+        &mut |_| ControlFlow::Continue(()),
+    )
+    .unwrap_err();
+    assert_eq!((error.kind(), error.what()), (Kind::AccessDenied, "no mark"));
+    assert_eq!(report.punched_bytes, Some(0));
 }
 
 #[test]

@@ -3,7 +3,6 @@ use std::os::windows::fs::FileExt;
 use std::path::PathBuf;
 
 use super::*;
-use crate::storage::control;
 
 fn file(name: &str, len: usize) -> (PathBuf, File) {
     let path =
