@@ -12,7 +12,6 @@
 #include <windows.h>
 
 static HANDLE process;
-static DWORD group;
 
 static int failed(const char *what)
 {
@@ -42,10 +41,10 @@ static void strike(const wchar_t *how)
     /* Ctrl-C goes to all of a console, but for those who ignore it, as this program does. */
     if ((wcscmp(how, L"c") == 0 || twice) && !GenerateConsoleCtrlEvent(CTRL_C_EVENT, 0))
         failed("Ctrl-C");
-    /* Wine 8 sends no Ctrl-Break (error 6), nor does it know when a window is closed. */
+    /* Wine 8 has no Ctrl-Break (it refuses, or says yes and does nothing), nor does it know
+     * when a window is closed. */
     if (wcscmp(how, L"break") == 0 || twice)
-        if (!GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, group))
-            call_handlers(CTRL_BREAK_EVENT);
+        call_handlers(CTRL_BREAK_EVENT);
     if (wcscmp(how, L"close") == 0)
         call_handlers(CTRL_CLOSE_EVENT);
 }
@@ -106,13 +105,10 @@ int wmain(int argc, wchar_t **argv)
         SetHandleInformation(from, HANDLE_FLAG_INHERIT, 0);
         start.hStdError = to;
     }
-    /* A new group would ignore Ctrl-C. */
-    done = wcscmp(argv[1], L"break") == 0 ? CREATE_NEW_PROCESS_GROUP : 0;
-    if (!CreateProcessW(NULL, behind(2), NULL, NULL, TRUE, done, NULL, NULL, &start,
+    if (!CreateProcessW(NULL, behind(2), NULL, NULL, TRUE, 0, NULL, NULL, &start,
                         &started))
         failed("the program cannot be started");
     process = started.hProcess;
-    group = done ? started.dwProcessId : 0;
     /* After the start, so that the program does not inherit it. */
     SetConsoleCtrlHandler(ours, TRUE);
     if (*words) {

@@ -35,7 +35,7 @@ fn ctrl_c_ctrl_break_and_a_closed_window_stop_at_a_sound_point() {
     let plan = run(&["plan", "--mode", "full", "--json"], &[&disk]).ok().object();
     for (how, phase) in [("c", "relocate"), ("break", "search"), ("close", "relocate")] {
         let Some((stopped, ran)) = ended(&disk, how, phase) else {
-            skip(test, "a host slow enough to be interrupted");
+            skip(test, &format!("a host slow enough for {how} in {phase}"));
             continue;
         };
         // Behind a closed window the system leaves no time to say anything.

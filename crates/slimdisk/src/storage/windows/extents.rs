@@ -50,10 +50,14 @@ pub fn reserve(file: &File, from: u64, len: u64) -> Result<()> {
     control::reserve(file, from, len).map_err(Code::to_io)
 }
 
-/// Gives back what was set aside behind the file's end; the caller sees to it that nobody
-/// makes it longer meanwhile.
-pub fn give_back(file: &File, _: u64) -> Result<()> {
-    control::give_back(file).map_err(Code::to_io)
+/// Gives back what was set aside behind the file's end, which is at `len`; the caller sees
+/// to it that nobody makes it longer meanwhile.
+pub fn give_back(file: &File, len: u64) -> Result<()> {
+    match control::give_back(file).map_err(Code::to_io) {
+        // Where nothing could be set aside either.
+        Err(e) if e.kind() == ErrorKind::Unsupported => file.set_len(len),
+        done => done,
+    }
 }
 
 /// Fails if the file system has no files of `len` bytes. To try it would take the room.
