@@ -85,7 +85,7 @@ fn follow(span: &mut u64, struck: bool) {
     *span = if struck { *span * 21 / 20 } else { (*span * 3 / 4).max(5000) };
 }
 
-/// The same under Wine, with TerminateProcess.
+/// The same under Wine, with `TerminateProcess`.
 fn terminate(args: &[&str], paths: &[&Path], noise: &mut Noise, span: &mut u64) -> bool {
     let after = noise.below(*span) / 1000;
     let ended = clean(wine(&program_of_c("end.c")))

@@ -81,9 +81,9 @@ pub fn is_device(path: &str) -> bool {
         [drive, b':', ..] if drive.is_ascii_alphabetic() => name.get(2..).unwrap_or(name),
         _ => name,
     };
-    let is_pipe = text.strip_prefix(r"\\").is_some_and(|rest| {
-        rest.split('\\').nth(1).is_some_and(|share| is_no_disk(share))
-    });
+    let is_pipe = text
+        .strip_prefix(r"\\")
+        .is_some_and(|rest| rest.split('\\').nth(1).is_some_and(is_no_disk));
     is_pipe || is_device_name(name)
 }
 

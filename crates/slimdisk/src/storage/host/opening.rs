@@ -41,7 +41,7 @@ impl HostFile {
     }
 
     /// Opens `path` for reading while, as far as that can be had, nobody writes to it;
-    /// [`still_exclusive`](Storage::still_exclusive) tells if somebody comes to.
+    /// [`still_exclusive`](crate::storage::Storage::still_exclusive) tells if somebody comes to.
     ///
     /// # Errors
     ///

@@ -37,7 +37,7 @@ impl HostFile {
     ///
     /// # Errors
     ///
-    /// [`Kind::AccessDenied`] if the file is somebody else's: writing to a file
+    /// [`AccessDenied`](crate::Kind::AccessDenied) if the file is somebody else's: writing to a file
     /// does not include a say in its times.
     pub fn restore_times(&self, times: Times) -> Result<()> {
         self.metadata_changed.store(true, Relaxed);
