@@ -105,8 +105,8 @@ fn files_come_whole() {
     comes_whole_in(scratch.dir(), true);
 }
 
-/// The loop device goes with the mount.
-const EXFAT: &str = "go() { l=$(losetup -f --show $I); \
+/// Mounts the file `$I` as exFAT; the loop device goes with the mount.
+pub const EXFAT: &str = "go() { l=$(losetup -f --show $I); \
      mount.exfat-fuse $l $1 >/dev/null 2>&1; losetup -d $l; mountpoint -q $1; }; go";
 
 #[test]

@@ -6,18 +6,31 @@ use slimdisk::compact::{Mode, Punch};
 
 use super::{make, punching};
 use crate::end_to_end::{Kind, Volume, compact};
+use crate::new_file::EXFAT;
 use crate::storage::opening::Mount;
-use crate::support::{Scratch, have};
+use crate::support::{Scratch, have, sh};
 
 #[test]
-fn on_fat_it_is_refused_and_nothing_is_written() {
-    let test = "on_fat_it_is_refused_and_nothing_is_written";
-    let tools = ["mke2fs", "debugfs", "dumpe2fs", "qemu-img", "mkfs.vfat", "losetup"];
+fn on_exfat_it_is_refused_and_nothing_is_written() {
+    let test = "on_exfat_it_is_refused_and_nothing_is_written";
+    let tools = [
+        "mke2fs",
+        "debugfs",
+        "dumpe2fs",
+        "qemu-img",
+        "mkfs.exfat",
+        "mount.exfat-fuse",
+        "losetup",
+    ];
     if !have(test, &tools) {
         return;
     }
     let scratch = Scratch::new(test);
-    let Some(mount) = Mount::made_by("mkfs.vfat", "400M", test, &scratch) else { return };
+    let image = scratch.path("fs");
+    let image = image.display();
+    sh(&format!("truncate -s 400M {image}; mkfs.exfat {image} >/dev/null"));
+    let mount = Mount::new(test, &scratch, &format!("I={image}; {EXFAT}"));
+    let Some(mount) = mount else { return };
     let volume = Volume::make(&scratch, Kind::Ext("-t ext4 -b 4096"));
     let made = make(&scratch, &volume.bytes, "vhdx");
     let path = mount.0.join("disk.vhdx");
